@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all that a newcomer types; both create .venv and install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test check bench install clean
+
+help:
+	@echo "make demo    the main job on text that is already on this machine, no network, under 4 minutes"
+	@echo "make test    all tests"
+	@echo "make check   ruff, mypy, import-linter"
+	@echo "make bench   list the benchmarks"
+	@echo "make clean   delete caches, runs and .venv"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "svp_nlp needs Python >= 3.10; try: make PYTHON=python3.11 demo")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@# torch first and alone: a pinned torch serves the CPU build where the index has one.
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/svp run recipes/demo/active_fasttext_vdcnn.yaml --run-dir runs/demo
+
+test: install
+	$(BIN)/python -m pytest -n 2
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench:
+	@echo "Each prints a table with its machine; run one with .venv/bin/python benchmarks/NAME.py"
+	@for f in benchmarks/*.py; do sed -n '1s/^"""/  /p' $$f | sed "s|^|$$f|"; done
+
+clean:
+	rm -rf $(VENV) runs .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,80 @@
+"""Every error that svp_nlp raises on purpose, and the exit code that the `svp` command ends with.
+
+A message says where, what was found, what was expected, and what to do next, in one line.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SVPError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class RecipeError(SVPError):
+    """The recipe or the command line is wrong; found before any work."""
+
+    exit_code = 2
+
+
+class PoolError(SVPError):
+    """A pool, a test set or a column in it cannot be used."""
+
+    exit_code = 2
+
+
+class LabelError(SVPError):
+    """Labels are missing, unknown, of a wrong type, or contradict each other."""
+
+    exit_code = 2
+
+
+class BudgetError(SVPError):
+    """More rows are asked for than there are."""
+
+    exit_code = 2
+
+
+class SignalError(SVPError):
+    """A signal (probabilities, embeddings, scores) holds NaN, does not sum to 1, or has a wrong shape."""
+
+
+class LineageError(SVPError):
+    """A selection does not belong to the pool it is used with."""
+
+
+class RunError(SVPError):
+    """A run directory is locked, damaged, or belongs to another recipe."""
+
+
+class CheckpointError(RunError):
+    """No checkpoint in a directory could be verified."""
+
+
+class TrainingError(SVPError):
+    """Training cannot go on: NaN loss, no example, out of memory."""
+
+
+class ModelError(SVPError):
+    """A model file is damaged, of an unknown format, or does not fit its data."""
+
+
+class WaitingForLabels(SVPError):
+    """The run stands still until people have labelled; not a failure."""
+
+    exit_code = 3
+
+
+class Interrupted(SVPError):
+    """The run was asked to stop, has saved what it had, and can be resumed with the same command."""
+
+    exit_code = 4
+
+
+class RemoteConflict(SVPError):
+    """Somebody else changed the remote in between."""
+
+    exit_code = 5

@@ -1,0 +1,56 @@
+"""The table of learners: `kind` in a recipe -> the module that implements it.
+
+A member module defines `spec_class` (a LearnerSpec) and `learner_class` (a Learner). Adding a model is one module and
+one row here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svp_nlp.errors import ModelError, RecipeError
+
+if TYPE_CHECKING:
+    from svp_nlp.models.base import Learner, LearnerSpec, Predictor
+
+LEARNERS = {
+    "fasttext": "svp_nlp.models.fasttext",
+    "vdcnn": "svp_nlp.models.vdcnn",
+}
+
+
+def learner_module(kind: str) -> Any:
+    """The module behind a `kind`; imported only now, because torch and numba take seconds."""
+    try:
+        return importlib.import_module(LEARNERS[kind])
+    except KeyError:
+        raise RecipeError(f"kind {kind!r} is not a learner; choose one of {', '.join(sorted(LEARNERS))}") from None
+
+
+def spec_classes() -> dict[str, type[LearnerSpec]]:
+    """`kind` -> the pydantic model of its options."""
+    return {kind: learner_module(kind).spec_class for kind in LEARNERS}
+
+
+def make_learner(spec: LearnerSpec) -> Learner:
+    """The learner that a spec describes."""
+    learner: Learner = learner_module(spec.kind).learner_class(spec)
+    return learner
+
+
+def load_predictor(directory: str | Path) -> Predictor:
+    """Load what `Predictor.save` wrote; the kind is read from its config.json.
+
+    Raises:
+        ModelError: no config.json of ours, an unknown kind, or a damaged file.
+    """
+    from svp_nlp.models.base import CONFIG_FILE, read_config
+
+    config = read_config(Path(directory))
+    kind = config.get("svp_kind")
+    if kind not in LEARNERS:
+        raise ModelError(f"{Path(directory) / CONFIG_FILE}: svp_kind is {kind!r}; expected one of {sorted(LEARNERS)}")
+    module = learner_module(kind)
+    return make_learner(module.spec_class.model_validate(config["spec"])).load(Path(directory))

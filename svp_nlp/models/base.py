@@ -1,0 +1,201 @@
+"""What every learner is made of: its spec, the rows it is fitted on, what it predicts. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from svp_nlp.arrays import FloatNC, FloatND, IntK, fingerprint_json
+from svp_nlp.errors import Interrupted, ModelError
+from svp_nlp.files import sha256_file
+
+CONFIG_FILE = "config.json"
+TEXT = "text"  # the one input column of text learners; pools with several text columns join them under this name
+
+
+class Spec(BaseModel):
+    """A part of a recipe: unknown keys are errors, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class LearnerSpec(Spec):
+    """The options of one learner. `kind` tells which; subclasses narrow it to a Literal."""
+
+    kind: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all options: two learners with one fingerprint, one seed and one training set are the same."""
+        return fingerprint_json(self.model_dump(mode="json"))
+
+
+class ScheduleStage(Spec):
+    """A constant learning rate for a number of epochs."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
+class TrainingSpec(Spec):
+    """How an nn.Module is trained. The batch size is global: a recipe means the same on any hardware."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    schedule: tuple[ScheduleStage, ...] | None = Field(
+        None, description="stages of constant learning rate; excludes num_train_epochs, learning_rate and lr_scheduler"
+    )
+    num_train_epochs: Annotated[int, Field(ge=1)] = 15
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    global_batch_size: Annotated[int, Field(ge=1)] = 128
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = Field(
+        1, description="a global batch is computed in this many parts: same result, less memory"
+    )
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    eval_batch_size: Annotated[int, Field(ge=1)] = 256
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="stop after this many epochs without a better dev accuracy; needs a dev set"
+    )
+    checkpoint_every_s: Annotated[float, Field(ge=0)] = Field(
+        300.0, description="seconds between checkpoints; 0 = after every optimiser step"
+    )
+
+    @model_validator(mode="after")
+    def _schedule_or_scheduler(self) -> TrainingSpec:
+        clash = {"num_train_epochs", "learning_rate", "lr_scheduler", "warmup_ratio"} & self.model_fields_set
+        if self.schedule is not None and clash:
+            raise ValueError(f"schedule excludes {', '.join(sorted(clash))}: give one or the other")
+        if self.schedule is not None and not self.schedule:
+            raise ValueError("schedule has no stage")
+        return self
+
+    @property
+    def epochs(self) -> int:
+        """Epochs in all, whichever way they are given."""
+        return sum(stage.epochs for stage in self.schedule) if self.schedule else self.num_train_epochs
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """Rows with labels: what a learner is fitted or evaluated on."""
+
+    rows: pa.Table  # [L] model inputs only (column `text`)
+    labels_L: npt.NDArray[np.int64]  # in [0, len(class_names))
+    positions_L: IntK  # absolute positions in the pool, named in errors and in training dynamics
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert self.rows.num_rows == len(self.labels_L) == len(self.positions_L)
+
+    def __len__(self) -> int:
+        return len(self.labels_L)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Class probabilities (float32, rows sum to 1) and, when asked for, the features before the last layer."""
+
+    probs_BC: FloatNC
+    embeddings_BD: FloatND | None = None
+
+
+Event: TypeAlias = dict[str, Any]
+
+
+def _never() -> bool:
+    return False
+
+
+def _ignore(event: Event) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What a learner needs from its surroundings while it is fitted; none of it changes the result."""
+
+    checkpoint_dir: Path | None = None  # None: nothing is written, an interrupted fit starts again
+    on_event: Callable[[Event], None] = field(default=_ignore)  # one dict per epoch, JSON values only
+    stop_requested: Callable[[], bool] = field(default=_never)  # asked between steps; True: checkpoint, Interrupted
+
+    def raise_if_stopped(self, what: str) -> None:
+        """Raises Interrupted when the process was asked to stop."""
+        if self.stop_requested():
+            raise Interrupted(f"stopped during {what}; the same command goes on from here")
+
+
+class Predictor(Protocol):
+    """A fitted learner."""
+
+    class_names: tuple[str, ...]
+    fingerprint: str  # hash of spec, weights and class names
+    report: dict[str, Any]  # what fit chose or measured (JSON values): resolved hyper-parameters, epochs run
+
+    def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
+        """Probabilities of a batch; the same batch gives the same bits on the same machine."""
+
+    def save(self, directory: Path) -> None:
+        """Write config.json and weights into an existing, empty directory. No pickle."""
+
+
+class Learner(Protocol):
+    """A kind of model with its options; proxy and target are roles of it."""
+
+    spec: LearnerSpec
+    reproducible: bool  # False: the same seed may give other weights; the lineage says so
+
+    def fit(self, train: Labeled, *, dev: Labeled | None, seed: int, context: FitContext) -> Predictor:
+        """Fit from scratch. `dev` is for choosing among epochs, never for training."""
+
+    def load(self, directory: Path) -> Predictor:
+        """Load what Predictor.save wrote."""
+
+
+def write_config(directory: Path, *, spec: LearnerSpec, class_names: tuple[str, ...], weights: str, **more: Any) -> None:
+    """Write config.json beside `weights`, whose sha256 it holds: the reader checks it before it opens the file."""
+    config = {
+        "svp_kind": spec.kind,
+        "svp_format": 1,
+        "spec": spec.model_dump(mode="json"),
+        "class_names": list(class_names),
+        "weights": weights,
+        "weights_sha256": sha256_file(directory / weights),
+        **more,
+    }
+    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read config.json and verify the weights that it names.
+
+    Raises:
+        ModelError: a file is missing, is not ours, or differs from what was saved.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        weights, expected = config["weights"], config["weights_sha256"]
+        found = sha256_file(directory / weights)
+    except FileNotFoundError as error:
+        raise ModelError(f"{error.filename} is missing; expected a directory that svp_nlp saved a model in") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is not a config.json of svp_nlp ({type(error).__name__}: {error})") from None
+    if found != expected:
+        raise ModelError(
+            f"{directory / weights}: sha256 is {found[:12]}..., config.json says {str(expected)[:12]}...; "
+            "the file was changed or cut short: copy or train it again"
+        )
+    return dict(config)
