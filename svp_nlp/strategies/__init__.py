@@ -1,0 +1,30 @@
+"""The table of strategies. Adding one is a function in a file here, its name below, and a row in the contract test."""
+
+from __future__ import annotations
+
+import difflib
+
+from svp_nlp.errors import RecipeError
+from svp_nlp.strategies.base import Picks, Strategy, pointwise, select, setwise
+from svp_nlp.strategies.sampling import random
+from svp_nlp.strategies.topk import top_k
+from svp_nlp.strategies.uncertainty import entropy, least_confidence, margin
+
+STRATEGIES: dict[str, Strategy] = {s.name: s for s in (random, least_confidence, margin, entropy)}
+
+
+def get_strategy(name: str) -> Strategy:
+    """Look a strategy up.
+
+    Raises:
+        RecipeError: names the nearest and all strategies.
+    """
+    try:
+        return STRATEGIES[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, STRATEGIES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"no strategy is called {name!r}{hint} (there are {', '.join(sorted(STRATEGIES))})") from None
+
+
+__all__ = ["STRATEGIES", "Picks", "Strategy", "get_strategy", "pointwise", "select", "setwise", "top_k"]
