@@ -24,7 +24,7 @@ TEXT = "text"  # the one input column of text learners; pools with several text 
 class Spec(BaseModel):
     """A part of a recipe: unknown keys are errors, values cannot be changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class LearnerSpec(Spec):
@@ -75,9 +75,12 @@ class TrainingSpec(Spec):
 
     @model_validator(mode="after")
     def _schedule_or_scheduler(self) -> TrainingSpec:
-        clash = {"num_train_epochs", "learning_rate", "lr_scheduler", "warmup_ratio"} & self.model_fields_set
+        # A value that is the default is no clash: a dump holds all values and must be readable again.
+        fields = type(self).model_fields
+        constant = ("num_train_epochs", "learning_rate", "lr_scheduler", "warmup_ratio")
+        clash = [name for name in constant if getattr(self, name) != fields[name].default]
         if self.schedule is not None and clash:
-            raise ValueError(f"schedule excludes {', '.join(sorted(clash))}: give one or the other")
+            raise ValueError(f"schedule excludes {', '.join(clash)}: give one or the other")
         if self.schedule is not None and not self.schedule:
             raise ValueError("schedule has no stage")
         return self

@@ -1,0 +1,358 @@
+"""The recipe: what a run does, as pydantic models. Hardware is never in it.
+
+`load_recipe` reads a YAML file (recipe_yaml.py), applies overrides and reports all that is wrong at once. The options
+of a learner or oracle are looked up by `kind` only when a recipe names it, so that a fastText recipe imports no torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
+
+from svp_nlp.arrays import fingerprint_json
+from svp_nlp.errors import BudgetError, RecipeError
+from svp_nlp.models import LEARNERS, learner_module, spec_classes
+from svp_nlp.models.base import LearnerSpec, Spec
+from svp_nlp.oracles import oracle_spec_classes
+from svp_nlp.recipe_errors import explain
+from svp_nlp.recipe_yaml import Key, RecipeTree, did_you_mean, dotted, find_recipe, override, read_tree, scrub
+from svp_nlp.sizes import INITIAL, Size, TargetSize, amount, resolve_size, wrong
+from svp_nlp.strategies import STRATEGIES
+
+Baseline: TypeAlias = Literal["random", "target_selects"]
+_DEFAULT_INITIAL = "2%"
+_DEFAULT_ORACLE = "column"
+_METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+
+
+def _listed(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not Field(min_length=1): of a list whose only entry is wrong, pydantic says that it is too short as well.
+    if not values:
+        raise wrong("the list is empty; expected at least one entry")
+    return _distinct(values)
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    if repeated:
+        raise wrong(f"{', '.join(repeated)}: given twice; list each once")
+    return values
+
+
+def _strategy(name: str) -> str:
+    if name not in STRATEGIES:
+        hint = did_you_mean(name, STRATEGIES) or f"; expected one of {', '.join(STRATEGIES)}"
+        raise wrong(f"{name!r} is not a strategy{hint}")
+    return name
+
+
+def _metric(name: str) -> str:
+    if not _METRIC.fullmatch(name):
+        raise wrong(f"{name!r} is not the name of a metric; expected for example accuracy or macro_f1")
+    return name
+
+
+def _check_kind(value: Mapping[str, Any], kinds: Iterable[str], what: str) -> str:
+    kind, kinds = value.get("kind"), list(kinds)
+    if isinstance(kind, str) and kind in kinds:
+        return kind
+    found = "kind is missing" if kind is None else f"kind {kind!r} is not {what}"
+    meant = did_you_mean(kind, kinds) if isinstance(kind, str) else ""
+    raise wrong(f"{found}{meant or '; expected ' + ' or '.join(kinds)}")
+
+
+def _pick_learner(value: Any) -> Any:
+    # Only the module of this kind is imported. The errors of its options keep their path.
+    if not isinstance(value, Mapping):
+        return value
+    return learner_module(_check_kind(value, LEARNERS, "a learner")).spec_class.model_validate(value)
+
+
+def _pick_oracle(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    classes = oracle_spec_classes()
+    value = {"kind": _DEFAULT_ORACLE, **value}
+    return classes[_check_kind(value, classes, "an oracle")].model_validate(value)
+
+
+Names: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_listed)]
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
+
+
+class PoolSpec(Spec):
+    """Where rows come from."""
+
+    path: Text = Field(description="Hub id, folder, Parquet, CSV or JSONL file, or builtin:docstrings")
+    name: str | None = Field(None, description="configuration of a Hub dataset")
+    split: Text = "train"
+    revision: str | None = Field(None, description="branch, tag or commit of a Hub dataset; resolved to a commit")
+    text_columns: Names = ("text",)
+    label_column: Text = "label"
+    id_column: str | None = Field(None, description="stable names of the rows; null = hash of the text")
+
+
+class HeldOutSpec(PoolSpec):
+    """A test or dev set. Columns that are left out are the pool's; without a path it is another split of the pool."""
+
+    path: str = Field("", description="left out: the pool's path, name and revision")
+    split: str = Field("", description="left out: test, or validation for a dev set")
+
+
+def _held_out(value: Any, info: ValidationInfo, split: str) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    for key in ("path", "split"):
+        if value.get(key) == "":
+            raise wrong(f"{key} is an empty text; remove the key to take the default")
+    inherited = ["text_columns", "label_column"]
+    if "path" not in value:
+        inherited += ["path", "name", "revision", "id_column"]
+    pool = info.data.get("pool")  # absent when the pool itself is wrong: then only the keys given here are checked
+    base = {key: getattr(pool, key) for key in inherited} if pool is not None else {}
+    return HeldOutSpec.model_validate({"split": split, **base, **value})
+
+
+class Recipe(Spec):
+    """What a run does. Sizes are numbers of labelled rows, or shares of the usable rows of the pool."""
+
+    mode: Literal["active_learning", "core_set"]
+    pool: PoolSpec
+    test: HeldOutSpec | None = Field(None, description="null = only select")
+    dev: float | HeldOutSpec | None = Field(
+        None, description="for choosing among epochs: the share of the labelled rows that is held out, or a dataset"
+    )
+    allow_overlap: bool = Field(False, description="accept texts that are in the pool and in the test set")
+    oracle: Annotated[SerializeAsAny[Spec], BeforeValidator(_pick_oracle)] = Field(
+        default_factory=lambda: _pick_oracle({})
+    )
+    proxy: Annotated[SerializeAsAny[LearnerSpec], BeforeValidator(_pick_learner)]
+    target: Annotated[SerializeAsAny[LearnerSpec], BeforeValidator(_pick_learner)] | None = Field(
+        None, description="null = only select"
+    )
+    strategies: Annotated[tuple[Annotated[str, AfterValidator(_strategy)], ...], AfterValidator(_listed)]
+    initial: Size | None = Field(
+        None, description=f"size of the random start set of active learning; left out: {_DEFAULT_INITIAL}"
+    )
+    labeled_sizes: Annotated[tuple[Size, ...], AfterValidator(_listed)] = Field(
+        description="active learning: labelled rows after each round; core-set: rows kept. Strictly increasing"
+    )
+    train_target_at: Literal["all"] | tuple[TargetSize, ...] = Field(
+        "all", description="at which of labeled_sizes (and initial) the target is trained"
+    )
+    baselines: Annotated[tuple[Baseline, ...], AfterValidator(_distinct)] = ("random",)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], AfterValidator(_listed)] = (0,)
+    metrics: Annotated[tuple[Annotated[str, AfterValidator(_metric)], ...], AfterValidator(_listed)] = (
+        "accuracy",
+        "macro_f1",
+    )
+
+    @field_validator("test", mode="before")
+    @classmethod
+    def _test(cls, value: Any, info: ValidationInfo) -> Any:
+        return _held_out(value, info, "test")
+
+    @field_validator("dev", mode="before")
+    @classmethod
+    def _dev(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Mapping):
+            return _held_out(value, info, "validation")
+        is_share = isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < 1
+        if value is None or isinstance(value, HeldOutSpec) or is_share:
+            return value
+        raise wrong(f"found {value!r}; expected a share such as 0.05, a dataset (path, split, ...), or null")
+
+    @field_validator("initial", mode="before")
+    @classmethod
+    def _initial(cls, value: Any, info: ValidationInfo) -> Any:
+        # Filled in here, not as the default, so that a core-set recipe dumps null and can be read back.
+        return _DEFAULT_INITIAL if value is None and info.data.get("mode") == "active_learning" else value
+
+    @field_validator("train_target_at", mode="before")
+    @classmethod
+    def _train_target_at(cls, value: Any) -> Any:
+        if value == "all":
+            return value
+        if not isinstance(value, list | tuple) or not value:
+            raise wrong(f"found {value!r}; expected all, or a list of some of labeled_sizes (and initial)")
+        return TypeAdapter(Annotated[tuple[TargetSize, ...], AfterValidator(_distinct)]).validate_python(value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        errors = [
+            InitErrorDetails(type=wrong(message), loc=(key,), input=getattr(self, key))
+            for key, message in _contradictions(self)
+        ]
+        if errors:
+            raise ValidationError.from_exception_data("Recipe", errors)
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that the recipe says; the order of keys does not count."""
+        return fingerprint_json(self.model_dump(mode="json"))
+
+    def resolve_initial(self, num_usable: int) -> int:
+        """Size of the start set; 0 for a core-set.
+
+        Raises:
+            BudgetError: more than `num_usable` rows, or none after rounding.
+        """
+        return 0 if self.initial is None else resolve_size(self.initial, num_usable, "initial")
+
+    def resolve_sizes(self, num_usable: int) -> list[int]:
+        """`labeled_sizes` as numbers of rows (the start set is not among them), strictly increasing.
+
+        Raises:
+            BudgetError: a size above `num_usable`, none after rounding, or not above the size before it.
+        """
+        sizes = []
+        before, what_before = self.resolve_initial(num_usable), f"initial ({self.initial})"
+        for number, size in enumerate(self.labeled_sizes):
+            what = f"labeled_sizes.{number}"
+            rows = resolve_size(size, num_usable, what)
+            if rows <= before:
+                raise BudgetError(
+                    f"{what} ({size}) is {rows:,} rows of {num_usable:,}, not more than {what_before}, which is "
+                    f"{before:,}; make the sizes strictly increasing"
+                )
+            sizes.append(rows)
+            before, what_before = rows, f"{what} ({size})"
+        return sizes
+
+    def resolve_target_sizes(self, num_usable: int) -> list[int]:
+        """The labelled sizes at which the target is trained, ascending; empty without a target.
+
+        Raises:
+            BudgetError: as `resolve_sizes`.
+        """
+        if self.target is None:
+            return []
+        rows = dict(zip(self.labeled_sizes, self.resolve_sizes(num_usable), strict=True))
+        if self.train_target_at == "all":
+            return list(rows.values())
+        initial = {INITIAL: self.resolve_initial(num_usable)}
+        return sorted((rows | initial)[size] for size in self.train_target_at)
+
+
+def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with it) for what single values cannot show. Mixed sizes are compared once resolved."""
+    if recipe.mode == "core_set" and recipe.initial is not None:
+        yield "initial", "a core-set has no start set; remove it, or use mode: active_learning"
+    sizes = list(recipe.labeled_sizes) if recipe.initial is None else [recipe.initial, *recipe.labeled_sizes]
+    for before, after in itertools.pairwise(sizes):
+        if type(before) is type(after) and amount(before) >= amount(after):
+            what = "initial" if before is sizes[0] and recipe.initial is not None else "the size before"
+            yield "labeled_sizes", f"{after} is not more than {what}, {before}; make the sizes strictly increasing"
+    if recipe.train_target_at != "all":
+        allowed = {*recipe.labeled_sizes, *([] if recipe.initial is None else [INITIAL])}
+        for size in recipe.train_target_at:
+            if size not in allowed:
+                names = ", ".join(map(str, sorted(allowed, key=str)))
+                yield "train_target_at", f"{size} is not one of labeled_sizes as written there ({names})"
+    if recipe.target is None:
+        if recipe.train_target_at != "all":
+            yield "train_target_at", "there is no target to train; add target, or remove this key"
+        if "target_selects" in recipe.baselines:
+            yield "baselines", "target_selects needs a target; add target, or remove it"
+    elif recipe.test is None:
+        yield "target", "without a test set nobody would read what the target learns; add test, or set target to null"
+    if "random" in recipe.strategies and "random" in recipe.baselines:
+        yield "baselines", "random is a strategy and a baseline; keep one of them"
+
+
+def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file, or a shipped recipe by name.
+
+    Args:
+        path_or_name: a file, or a name such as `smoke/active_fasttext_vdcnn`.
+        overrides: `a.b=value` each, applied in order; values are YAML.
+
+    Raises:
+        RecipeError: no such recipe, not strict YAML, or values that are wrong; all of these are named at once.
+    """
+    tree = read_tree(find_recipe(path_or_name))
+    for assignment in overrides:
+        override(tree, assignment)
+    return _validated(tree)
+
+
+def make_recipe(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """A recipe from a dict; `source` is what messages call it.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    return _validated(RecipeTree(source, dict(values)))
+
+
+def _validated(tree: RecipeTree) -> Recipe:
+    try:
+        text = json.dumps(tree.values, ensure_ascii=False, default=str)
+        if scrub(text) != text:
+            raise RecipeError(f"{tree.source} holds a Hub token; remove it (and revoke it), then log in: hf auth login")
+        return Recipe.model_validate(tree.values)
+    except ValidationError as error:
+        raise RecipeError(explain(error, Recipe, tree)) from None
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors. Imports every learner."""
+    schema = Recipe.model_json_schema()
+    definitions = schema.setdefault("$defs", {})
+    unions: dict[str, Mapping[str, type[Spec]]] = {"proxy": spec_classes(), "oracle": oracle_spec_classes()}
+    unions["target"] = unions["proxy"]
+    for key, classes in unions.items():
+        options = []
+        for spec_class in classes.values():
+            part = spec_class.model_json_schema()
+            definitions.update(part.pop("$defs", {}))
+            # Pydantic gives `kind` a default; in a recipe it is what tells the options apart.
+            part["required"] = sorted({"kind", *part.get("required", [])})
+            definitions[spec_class.__name__] = part
+            options.append({"$ref": f"#/$defs/{spec_class.__name__}"})
+        if key == "target":
+            options.append({"type": "null"})
+        old = schema["properties"][key]
+        kept = {name: old[name] for name in ("description", "title") if name in old}
+        schema["properties"][key] = {"oneOf": options, **kept}
+    for placeholder in ("LearnerSpec", "Spec"):
+        definitions.pop(placeholder, None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two dumped recipes: `proxy.epochs: 5 -> 10`, in the order of the keys. Tokens are masked."""
+    lines: list[str] = []
+    _differ(old, new, (), lines)
+    return lines
+
+
+def _differ(old: Any, new: Any, path: Key, lines: list[str]) -> None:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            _differ(old.get(key), new.get(key), (*path, key), lines)
+    elif old != new:
+        lines.append(scrub(f"{dotted(path)}: {_short(old)} -> {_short(new)}"))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 120 else text[:117] + "..."
