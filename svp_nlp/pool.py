@@ -1,0 +1,394 @@
+"""Pools: all candidate rows, immutable, memory-mapped; a row is addressed by its absolute position.
+
+Shape legend: N pool rows, K picked, B batch, D duplicates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from svp_nlp.arrays import BoolN, IntK, IntN, UIntN, fingerprint_json
+from svp_nlp.cache import cached_directory
+from svp_nlp.columns import LabelColumn, closest, label_column
+from svp_nlp.content import HASH_BYTES, find_duplicates, hash_strings, hash_texts, hex_ids, keys_of
+from svp_nlp.errors import PoolError
+from svp_nlp.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TEXT = "text"  # the one column that learners see
+_BLOCK_ROWS = 16_384
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class PoolRef:
+    """Where a pool lives: small, hashable, crosses process borders. Labels are out of its reach.
+
+    `path` is a Hub id, a folder laid out like a Hub dataset, a .parquet, .csv, .tsv or .jsonl file (the last three
+    also .gz), or `builtin:docstrings`.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    columns: tuple[str, ...] = ("text",)  # model inputs; several are joined with a space
+    id_column: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", str(self.path))
+        columns = (self.columns,) if isinstance(self.columns, str) else tuple(self.columns)
+        object.__setattr__(self, "columns", columns)
+        if not columns or len(set(columns)) != len(columns):
+            raise PoolError(f"{self.path}: columns is {list(columns)}; expected one or more different text columns")
+
+    def open(self) -> Pool:
+        """Open the pool; the first time its rows are read once and hashed, later that takes milliseconds."""
+        return Pool(self)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows [start, stop): the unit of work and of resuming. Fixed by the pool, never by the workers."""
+
+    index: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class PoolCheck:
+    """What was found in the rows of a pool."""
+
+    rows: int
+    blank: int  # null, empty or white space only
+    first_blank: tuple[int, ...]  # positions
+    duplicates: int  # same content as an earlier row after normalisation
+    first_duplicates: tuple[tuple[int, int], ...]  # (position, position of the first row with this content)
+
+    @property
+    def usable(self) -> int:
+        """Rows that can be picked."""
+        return self.rows - self.blank - self.duplicates
+
+    def lines(self) -> list[str]:
+        """For people, one finding per line."""
+        lines = [f"{self.rows:,} rows, {self.usable:,} usable"]
+        if self.blank:
+            lines.append(f"{self.blank:,} blank rows left out, first at {', '.join(map(str, self.first_blank))}")
+        if self.duplicates:
+            pairs = ", ".join(f"{row} = {first}" for row, first in self.first_duplicates)
+            lines.append(f"{self.duplicates:,} duplicates left out, first {pairs}")
+        return lines
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Rows of a test set that are also in the pool."""
+
+    count: int
+    first: tuple[tuple[int, int], ...]  # (position in the pool, position in the test set)
+
+
+class Pool:
+    """The rows of a PoolRef. Nothing of it is copied into memory but 16 to 40 bytes per row while it is hashed.
+
+    Attributes:
+        ref: as given, with the revision resolved to a commit sha for Hub datasets.
+        fingerprint: of the content of all rows in order and the columns; the same on every machine.
+        keys_N: uint64 per row from the row's id: the input of `arrays.keyed_hash`.
+        usable_N: False for blank rows and for duplicates of an earlier row.
+        check: counts and first positions of what is not usable.
+    """
+
+    def __init__(self, ref: PoolRef) -> None:
+        from svp_nlp.pool_source import open_source
+
+        inputs = [*ref.columns, *([ref.id_column] if ref.id_column else [])]
+        source = open_source(ref.path, ref.name, split=ref.split, revision=ref.revision, text_columns=inputs)
+        self.ref = replace(ref, revision=source.revision)
+        self._dataset = source.dataset
+        table: pa.Table = source.dataset.data.table
+        if source.dataset._indices is not None or source.dataset.num_rows != table.num_rows:
+            # A split slice such as train[:10%] may carry an index over the rows.
+            self._dataset = source.dataset.flatten_indices()
+            table = self._dataset.data.table
+        if table.num_rows == 0:
+            raise PoolError(f"{self._where}: no row; expected at least one")
+        self._check_columns(table.schema)
+        self._blocks: list[pa.RecordBatch] = [block for block in table.to_batches() if block.num_rows]
+        self._schema: pa.Schema = table.schema
+        self._starts = np.cumsum([0, *(block.num_rows for block in self._blocks)])
+        key = fingerprint_json(["content-1", source.key, list(ref.columns), ref.id_column])
+        directory = cached_directory("content", key, self._build_content)
+        self._hashes_N: npt.NDArray[np.uint8] = np.load(directory / "content.npy", mmap_mode="r")
+        self._ids_N: npt.NDArray[np.uint8] = (
+            np.load(directory / "ids.npy", mmap_mode="r") if ref.id_column else self._hashes_N
+        )
+        self._blank: IntN = np.load(directory / "blank.npy")
+        self.duplicates_D2: IntN = np.load(directory / "duplicates.npy")
+        self.fingerprint: str = read_json(directory / "meta.json")["fingerprint"]
+        if self.check.usable == 0:
+            raise PoolError(
+                f"{self._where}: all {len(self):,} rows are blank in {list(ref.columns)}; no text to work on"
+            )
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __repr__(self) -> str:
+        return f"<Pool {self._where}: {len(self):,} rows, {self.check.usable:,} usable>"
+
+    @property
+    def _where(self) -> str:
+        return f"{self.ref.path} [{self.ref.split}]"
+
+    @property
+    def features(self) -> Any:
+        """The `datasets.Features` of all columns of the source."""
+        return self._dataset.features
+
+    @cached_property
+    def keys_N(self) -> UIntN:
+        """uint64 per row from its id; a view of a memory-mapped file."""
+        return keys_of(self._ids_N)
+
+    @cached_property
+    def usable_N(self) -> BoolN:
+        """True where a row has text and is the first with this content."""
+        usable_N = np.ones(len(self), dtype=bool)
+        usable_N[self._blank] = False
+        usable_N[self.duplicates_D2[:, 0]] = False
+        return usable_N
+
+    @property
+    def check(self) -> PoolCheck:
+        """What was found when the rows were hashed."""
+        return PoolCheck(
+            rows=len(self),
+            blank=len(self._blank),
+            first_blank=tuple(self._blank[:_SHOWN].tolist()),
+            duplicates=len(self.duplicates_D2),
+            first_duplicates=tuple((row, first) for row, first in self.duplicates_D2[:_SHOWN].tolist()),
+        )
+
+    def shards(self, rows: int = 131_072) -> list[Shard]:
+        """Cut the pool into shards of `rows` rows, the last one shorter."""
+        return [
+            Shard(index, start, min(start + rows, len(self))) for index, start in enumerate(range(0, len(self), rows))
+        ]
+
+    def batches(self, shard: Shard, batch_size: int) -> Iterator[pa.Table]:
+        """The model inputs of a shard in storage order, `batch_size` rows at a time.
+
+        Yields:
+            Tables with one column `text`: large_string, one chunk, no nulls (a missing text is ""). Zero-copy where
+            one column is the input and no block of the file ends inside the batch.
+        """
+        for start in range(shard.start, shard.stop, batch_size):
+            texts = [self._texts(block) for block in self._slices(start, min(start + batch_size, shard.stop))]
+            yield pa.table({TEXT: texts[0] if len(texts) == 1 else pa.concat_arrays(texts)})
+
+    def take(self, positions_K: npt.ArrayLike) -> pa.Table:
+        """The model inputs of some rows, in the order given; positions may repeat.
+
+        Returns:
+            A table as in `batches`.
+        Raises:
+            PoolError: a position outside the pool.
+        """
+        positions_K = self._positions(positions_K)
+        pieces = [self._texts(block) for block in self._gather(positions_K, self.ref.columns)]
+        texts = pa.concat_arrays(pieces) if pieces else pa.array([], pa.large_string())
+        order = _restoring_order(positions_K)
+        return pa.table({TEXT: texts if order is None else texts.take(pa.array(order))})
+
+    def dataset(self, positions_K: npt.ArrayLike) -> Dataset:
+        """All columns of some rows, in the order given, with the features of the source; in memory."""
+        from datasets import Dataset
+
+        positions_K = self._positions(positions_K)
+        table = pa.Table.from_batches(self._gather(positions_K, self._schema.names), schema=self._schema)
+        order = _restoring_order(positions_K)
+        return Dataset(table if order is None else table.take(pa.array(order)), info=self._dataset.info.copy())
+
+    def ids(self, positions_K: npt.ArrayLike) -> pa.Array:
+        """The ids of some rows, in the order given: large_string, 32 hex characters or the user's own ids."""
+        positions_K = self._positions(positions_K)
+        if self.ref.id_column is None:
+            return hex_ids(self._hashes_N[positions_K])
+        pieces = [block.column(0) for block in self._gather(positions_K, [self.ref.id_column])]
+        ids = pa.concat_arrays([_as_strings(piece) for piece in pieces]) if pieces else pa.array([], pa.large_string())
+        order = _restoring_order(positions_K)
+        return ids if order is None else ids.take(pa.array(order))
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Any column of the source, memory-mapped.
+
+        Raises:
+            PoolError: no such column.
+        """
+        if name not in self._schema.names:
+            raise PoolError(
+                f"{self._where}: no column {name!r}{closest(name, self._schema.names)}; it has {self._columns}"
+            )
+        return pa.chunked_array([block.column(name) for block in self._blocks])
+
+    @property
+    def _columns(self) -> str:
+        return ", ".join(f"{field.name} ({field.type})" for field in self._dataset.data.table.schema)
+
+    def _check_columns(self, schema: pa.Schema) -> None:
+        wanted = [*self.ref.columns, *([self.ref.id_column] if self.ref.id_column else [])]
+        for name in wanted:
+            if name not in schema.names:
+                raise PoolError(
+                    f"{self._where}: no column {name!r}{closest(name, schema.names)}; it has {self._columns}"
+                )
+            kind = schema.field(name).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+            if not text and not (name == self.ref.id_column and pa.types.is_integer(kind)):
+                raise PoolError(
+                    f"{self._where}: column {name!r} is of type {kind}; expected text; it has {self._columns}"
+                )
+
+    def _texts(self, block: pa.RecordBatch) -> pa.LargeStringArray:
+        arrays = [_as_strings(block.column(name)).fill_null("") for name in self.ref.columns]
+        return arrays[0] if len(arrays) == 1 else pc.binary_join_element_wise(*arrays, " ")
+
+    def _positions(self, positions_K: npt.ArrayLike) -> IntK:
+        positions = np.asarray(positions_K, dtype=np.int64).reshape(-1)
+        if len(positions) and not (positions.min() >= 0 and positions.max() < len(self)):
+            bad = positions[(positions < 0) | (positions >= len(self))][0]
+            raise PoolError(f"{self._where}: position {bad} is outside the pool of {len(self):,} rows")
+        return positions
+
+    def _slices(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        block = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while start < stop:
+            first = int(self._starts[block])
+            rows = min(stop, int(self._starts[block + 1])) - start
+            yield self._blocks[block].slice(start - first, rows)
+            start += rows
+            block += 1
+
+    def _gather(self, positions_K: IntK, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Rows in ascending order, block by block: reading in storage order is what makes this fast."""
+        ascending = np.sort(positions_K, kind="stable")
+        edges = np.searchsorted(ascending, self._starts)
+        for block in np.flatnonzero(np.diff(edges)).tolist():
+            rows = ascending[edges[block] : edges[block + 1]] - self._starts[block]
+            yield self._blocks[block].select(list(names)).take(pa.array(rows))
+
+    def _build_content(self, directory: Path) -> None:
+        """Hash every row once; what later opens need lies in `directory` as .npy files."""
+        hashes_N = np.lib.format.open_memmap(
+            directory / "content.npy", mode="w+", dtype=np.uint8, shape=(len(self), HASH_BYTES)
+        )
+        blank_N = np.zeros(len(self), dtype=bool)
+        ids_N = np.empty((len(self) if self.ref.id_column else 0, HASH_BYTES), dtype=np.uint8)
+        for start in range(0, len(self), _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, len(self))
+            texts = pa.concat_arrays([self._texts(block) for block in self._slices(start, stop)])
+            try:
+                hashes_N[start:stop], blank_N[start:stop] = hash_texts(texts)
+            except PoolError as error:
+                raise PoolError(f"{self._where}: rows from {start:,} on: {error}") from None
+            if self.ref.id_column:
+                ids_N[start:stop] = self._hash_ids(start, stop)
+        digest = hashlib.blake2b(fingerprint_json(list(self.ref.columns)).encode(), digest_size=16)
+        digest.update(hashes_N.data)
+        digest.update(ids_N.data)
+        if self.ref.id_column:
+            repeated = find_duplicates(ids_N, np.zeros(len(self), dtype=bool))
+            if len(repeated):
+                row, first = repeated[0].tolist()
+                name = self.ids([row])[0].as_py()
+                raise PoolError(
+                    f"{self._where}: id {name!r} of column {self.ref.id_column!r} stands at positions {first} and {row} "
+                    f"({len(repeated):,} repeated in all); expected a different id for each row"
+                )
+            np.save(directory / "ids.npy", ids_N)
+        np.save(directory / "blank.npy", np.flatnonzero(blank_N))
+        np.save(directory / "duplicates.npy", find_duplicates(hashes_N, blank_N))
+        hashes_N.flush()
+        write_json(directory / "meta.json", {"fingerprint": digest.hexdigest()})
+
+    def _hash_ids(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        ids = pa.concat_arrays([_as_strings(block.column(self.ref.id_column)) for block in self._slices(start, stop)])
+        if ids.null_count:
+            row = start + int(np.argmax(ids.is_null().to_numpy(zero_copy_only=False)))
+            raise PoolError(
+                f"{self._where}: no id at position {row} in {self.ref.id_column!r}; expected one in each row"
+            )
+        return hash_strings(ids)
+
+
+def _as_strings(array: pa.Array) -> pa.LargeStringArray:
+    # From string this copies the offsets only.
+    return array if pa.types.is_large_string(array.type) else array.cast(pa.large_string())
+
+
+def _restoring_order(positions_K: IntK) -> IntK | None:
+    """Where each row went when the positions were sorted; None when they already were."""
+    if len(positions_K) < 2 or (positions_K[1:] >= positions_K[:-1]).all():
+        return None
+    order = np.empty(len(positions_K), dtype=np.int64)
+    order[np.argsort(positions_K, kind="stable")] = np.arange(len(positions_K))
+    return order
+
+
+def read_labels(pool: Pool, column: str, *, class_names: tuple[str, ...] | None = None) -> LabelColumn:
+    """Labels of all rows of a pool or test set.
+
+    Args:
+        pool: where the column is.
+        column: ClassLabel, strings, integers or booleans; null, "" and -1 in a ClassLabel mean "no label".
+        class_names: the pool's names when this is a test set: labels are aligned by name, never by index.
+    Raises:
+        LabelError: a label of a wrong type, out of range, or not among `class_names`; lists the distinct offenders.
+        PoolError: no such column.
+    """
+    values = pool.column(column)
+    declared = getattr(pool.features[column], "names", None)
+    where = f"{pool.ref.path} [{pool.ref.split}], column {column!r}"
+    return label_column(values, declared, where=where, class_names=class_names)
+
+
+def conflicting_labels(pool: Pool, labels: LabelColumn) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Duplicates whose label differs from that of the first row with the same content.
+
+    Returns:
+        How many, and the first of them as (position, position of the first row with this content).
+    """
+    rows, firsts = pool.duplicates_D2[:, 0], pool.duplicates_D2[:, 1]
+    a, b = labels.labels_N[rows], labels.labels_N[firsts]
+    pairs = pool.duplicates_D2[(a != b) & (a >= 0) & (b >= 0)]
+    return len(pairs), tuple((row, first) for row, first in pairs[:_SHOWN].tolist())
+
+
+def overlap(pool: Pool, test: Pool) -> Overlap:
+    """Rows of `test` whose content is in `pool`, exactly the same after normalisation. O((N + T) log T)."""
+    test_rows = np.flatnonzero(~np.isin(np.arange(len(test)), test._blank))
+    test_keys = keys_of(test._hashes_N)[test_rows]
+    candidates = np.flatnonzero(np.isin(keys_of(pool._hashes_N), test_keys) & pool.usable_N)
+    first = {bytes(pool._hashes_N[row]): row for row in candidates.tolist()}
+    hits = test_rows[np.isin(test_keys, keys_of(pool._hashes_N)[candidates])]
+    pairs = [(first[content], row) for row in hits.tolist() if (content := bytes(test._hashes_N[row])) in first]
+    return Overlap(len(pairs), tuple(pairs[:_SHOWN]))
