@@ -1,0 +1,77 @@
+"""Where models run: the Accelerator, the device, torch's generators, and what is said when memory runs out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from torch import Tensor
+
+from svp_nlp.errors import TrainingError
+
+
+def device() -> torch.device:
+    """Where models of this process run; ACCELERATE_USE_CPU=true keeps them off a GPU."""
+    return torch.device(PartialState().device)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch draws from `seed` inside; the generators of the caller are as before afterwards."""
+    place = device()
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def make_accelerator(mixed_precision: str) -> Accelerator:
+    """An Accelerator of this precision, also when the process has used another one before.
+
+    Raises:
+        TrainingError: the device cannot do it, or the launcher asks for more than data parallelism.
+    """
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        # Accelerate fixes the precision once per process, but a proxy and a target may differ; the Trainer of
+        # transformers resets it the same way. The process group stays.
+        AcceleratorState._reset_state()
+    try:
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision, gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1)
+        )
+    except ValueError as error:
+        raise TrainingError(f"mixed_precision {mixed_precision} cannot be used here ({error}); use 'no'") from None
+    if mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        # Accelerate would train in fp32 without a word.
+        raise TrainingError("mixed_precision fp16 needs a GPU, found a CPU; use 'no' or 'bf16'")
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise TrainingError(
+            f"accelerate was launched for {accelerator.distributed_type}; training here needs plain data parallelism: "
+            "use --multi_gpu"
+        )
+    return accelerator
+
+
+def to_device(inputs: dict[str, Tensor], place: torch.device) -> dict[str, Tensor]:
+    """Copy a batch to the device without waiting for it."""
+    if place.type == "cpu":
+        return inputs
+    return {name: value.pin_memory().to(place, non_blocking=True) for name, value in inputs.items()}
+
+
+@contextlib.contextmanager
+def clear_errors(where: str, advice: str) -> Iterator[None]:
+    """Turn what torch says about memory and about batch norm over one row into a TrainingError with advice."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise TrainingError(f"{where}: out of memory; {advice}") from error
+        if "Expected more than 1 value per channel" in str(error):
+            raise TrainingError(
+                f"{where}: batch norm cannot train on a single row; label at least 2 rows and use batches of at least 2"
+            ) from error
+        raise

@@ -1,0 +1,69 @@
+"""Predicting with any nn.Module: float32 probabilities in row order, the same bits for the same batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from svp_nlp.arrays import IntK
+from svp_nlp.errors import ModelError
+from svp_nlp.models.base import Prediction
+from svp_nlp.models.batches import Examples, made_ahead
+from svp_nlp.models.devices import clear_errors, to_device
+
+
+def predict(
+    model: nn.Module, examples: Examples, *, batch_size: int, embeddings: bool = False, group_by_length: bool = False
+) -> Prediction:
+    """Probabilities, and embeddings when asked for, of all rows, computed in float32 where the model lies.
+
+    Args:
+        model: `model(**inputs)` gives logits_BC, as a tensor or as `.logits`; with `embeddings=True` the pair
+            (logits_BC, embeddings_BD). Its mode (train or eval) is as before afterwards.
+        examples: at least one row.
+        batch_size: rows of a batch. Another one changes the last bits of float32 logits (about 1e-7).
+        embeddings: also the features before the last layer.
+        group_by_length: cut batches in order of length, for less padding; bits then depend on all the rows passed.
+    Returns:
+        Arrays in row order.
+    Raises:
+        ModelError: no row.
+        TrainingError: out of memory.
+    """
+    num_rows = len(examples)
+    if num_rows == 0:
+        raise ModelError("predict was given no row; pass at least one")
+    order_N: IntK = np.arange(num_rows, dtype=np.int64)
+    if group_by_length and examples.lengths_N is not None:
+        order_N = np.argsort(examples.lengths_N, kind="stable").astype(np.int64, copy=False)
+    batches = [order_N[start : start + batch_size] for start in range(0, num_rows, batch_size)]
+    place = next((p.device for p in model.parameters()), torch.device("cpu"))
+    probs_NC: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None = None
+    embeddings_ND: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None = None
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), clear_errors("predict", f"set eval_batch_size below {batch_size}"):
+            for rows_B, inputs in made_ahead(lambda rows_B: examples.collate(rows_B, rng=None), batches):
+                inputs = to_device(inputs, place)
+                if embeddings:
+                    logits_BC, embeddings_BD = model(**inputs, embeddings=True)
+                    if embeddings_ND is None:
+                        embeddings_ND = np.empty((num_rows, embeddings_BD.shape[1]), dtype=np.float32)
+                    embeddings_ND[rows_B] = embeddings_BD.float().cpu().numpy()
+                else:
+                    logits_BC = logits_of(model(**inputs))
+                if probs_NC is None:
+                    probs_NC = np.empty((num_rows, logits_BC.shape[1]), dtype=np.float32)
+                probs_NC[rows_B] = logits_BC.float().softmax(-1).cpu().numpy()
+    finally:
+        model.train(was_training)
+    assert probs_NC is not None
+    return Prediction(probs_NC, embeddings_ND)
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits of a model's output: the output itself, or its `.logits`."""
+    logits_BC: Tensor = output if isinstance(output, Tensor) else output.logits  # type: ignore[attr-defined]
+    return logits_BC

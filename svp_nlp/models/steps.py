@@ -1,0 +1,206 @@
+"""One step of a training: the state that a training carries, a batch's gradient, its loss, and the dev accuracy."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from svp_nlp.arrays import IntK
+from svp_nlp.errors import TrainingError
+from svp_nlp.models.base import Event, FitContext, TrainingSpec
+from svp_nlp.models.batches import Examples, collate_rng, made_ahead, split_batch, step_seed
+from svp_nlp.models.devices import clear_errors, to_device
+from svp_nlp.models.prediction import logits_of
+
+Labels: TypeAlias = npt.NDArray[np.int64]
+Dev: TypeAlias = tuple[Examples, Labels]
+
+_POSITIONS_NAMED = 10
+
+
+@dataclass
+class Progress:
+    """Counters of a training: all of them are in a checkpoint."""
+
+    epoch: int = 0  # the running one, from 0
+    step: int = 0  # optimiser steps done, over all epochs
+    step_in_epoch: int = 0
+    loss_sum: float = 0.0  # of the running epoch, over rows
+    correct: int = 0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0  # finished epochs
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    history: list[Event] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process does for one step: the parts follow each other."""
+
+    inputs: list[dict[str, Tensor]]
+    labels: list[Tensor]
+    weight: float  # of a row's loss
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """A step whose loss has not been read yet."""
+
+    step: int
+    rows_B: IntK
+    rate: float
+    measured: Tensor  # [loss, correct]
+
+
+@dataclass
+class Fit:
+    """One training under way."""
+
+    model: nn.Module  # the caller's; holds the weights
+    forward: nn.Module  # the model as Accelerate wraps it
+    optimizer: Any
+    accelerator: Accelerator
+    examples: Examples
+    labels_L: Labels
+    positions_L: IntK
+    dev: Dev | None
+    spec: TrainingSpec
+    seed: int
+    context: FitContext
+    what: str
+    identity: dict[str, Any]
+    num_labels: int  # the largest label plus one
+    progress: Progress = field(default_factory=Progress)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    unchecked: list[Unchecked] = field(default_factory=list)
+    saved_step: int = 0
+    saved_at: float = 0.0
+
+
+class Wrapped(nn.Module):
+    """What Accelerate wraps in place of the model, whose forward it would patch and leave patched."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return logits_of(self.model(**inputs))
+
+
+def make_optimizer(model: nn.Module, spec: TrainingSpec) -> torch.optim.Optimizer:
+    """SGD decays all parameters, as the authors of SVP have it; AdamW only matrices, not biases and norms."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=spec.learning_rate)
+
+
+def collate_share(fit: Fit, rows_B: IntK, *, step: int) -> Share:
+    """This process's part of a global batch, ready for the model; called from a second thread."""
+    rank = fit.accelerator.process_index
+    parts, counts = split_batch(
+        rows_B, parts=fit.spec.gradient_accumulation_steps, rank=rank, num_processes=fit.accelerator.num_processes
+    )
+    rng = collate_rng(fit.seed, step, rank)
+    inputs = [{**fit.examples.collate(rows_K, rng=rng)} for rows_K in parts]
+    labels = [torch.from_numpy(fit.labels_L[rows_K]) for rows_K in parts]
+    return Share(inputs, labels, weight=fit.accelerator.num_processes / len(rows_B) if counts else 0.0)
+
+
+def take_step(fit: Fit, share: Share, *, rate: float) -> Tensor:
+    """One optimiser step; returns [loss, correct] of this process on its device, to be summed over processes."""
+    accelerator, spec, place = fit.accelerator, fit.spec, fit.accelerator.device
+    for group in fit.optimizer.param_groups:
+        group["lr"] = rate
+    torch.manual_seed(step_seed(fit.seed, fit.progress.step, f"dropout {accelerator.process_index}"))
+    measured = torch.zeros(2, device=place)
+    largest = max(len(labels_B) for labels_B in share.labels)
+    advice = (
+        f"{largest} rows at once did not fit; set gradient_accumulation_steps to "
+        f"{2 * spec.gradient_accumulation_steps} or lower global_batch_size"
+    )
+    with clear_errors(f"{fit.what}: step {fit.progress.step + 1}", advice):
+        for number, (inputs, labels_B) in enumerate(zip(share.inputs, share.labels, strict=True)):
+            last = number + 1 == len(share.inputs)
+            with contextlib.nullcontext() if last else accelerator.no_sync(fit.forward):
+                logits_BC = fit.forward(**to_device(inputs, place)).float()
+                if logits_BC.shape[1] < fit.num_labels:
+                    raise TrainingError(
+                        f"{fit.what}: labels go up to {fit.num_labels - 1}, the model has {logits_BC.shape[1]} classes"
+                    )
+                labels_B = to_device({"labels": labels_B}, place)["labels"]
+                loss = share.weight * F.cross_entropy(
+                    logits_BC, labels_B, reduction="sum", label_smoothing=spec.label_smoothing
+                )
+                accelerator.backward(loss)
+            with torch.no_grad():
+                hits = (logits_BC.argmax(1) == labels_B).sum() * (share.weight > 0)
+                measured += torch.stack([loss / accelerator.num_processes, hits])
+        if spec.max_grad_norm is not None:
+            accelerator.clip_grad_norm_(fit.model.parameters(), spec.max_grad_norm)
+        fit.optimizer.step()
+        fit.optimizer.zero_grad()
+    return measured
+
+
+def check_losses(fit: Fit) -> None:
+    """Add up the losses of the last steps, and stop at one that is not a number.
+
+    Raises:
+        TrainingError: names the step, the epoch, the learning rate and the rows.
+    """
+    if not fit.unchecked:
+        return
+    measured = torch.stack([entry.measured for entry in fit.unchecked])
+    if fit.accelerator.num_processes > 1:
+        measured = fit.accelerator.reduce(measured, reduction="sum")
+    progress = fit.progress
+    for entry, (loss, correct) in zip(fit.unchecked, measured.tolist(), strict=True):
+        if not math.isfinite(loss):
+            positions_B = fit.positions_L[entry.rows_B]
+            named = ", ".join(str(position) for position in positions_B[:_POSITIONS_NAMED])
+            more = f" and {len(positions_B) - _POSITIONS_NAMED:,} more" if len(positions_B) > _POSITIONS_NAMED else ""
+            raise TrainingError(
+                f"{fit.what}: loss is {loss} at step {entry.step + 1:,} (epoch {progress.epoch + 1}, learning rate "
+                f"{entry.rate:g}), on the rows at pool positions {named}{more}; lower the learning rate, set "
+                "max_grad_norm, or look at these rows"
+            )
+        progress.loss_sum += loss * len(entry.rows_B)
+        progress.correct += round(correct)
+    fit.unchecked.clear()
+
+
+def measure_dev(fit: Fit, dev: Dev) -> float:
+    """Accuracy in the precision of the training; processes share the batches."""
+    examples, labels_N = dev
+    accelerator, size = fit.accelerator, fit.spec.eval_batch_size
+    batches = [np.arange(start, min(start + size, len(labels_N))) for start in range(0, len(labels_N), size)]
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    correct = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    fit.model.eval()
+    with torch.inference_mode(), clear_errors(f"{fit.what}: dev", f"set eval_batch_size below {size}"):
+        for rows_B, inputs in made_ahead(lambda rows_B: examples.collate(rows_B, rng=None), mine):
+            with accelerator.autocast():
+                logits_BC = logits_of(fit.model(**to_device(inputs, accelerator.device)))
+            correct += (logits_BC.argmax(1).cpu() == torch.from_numpy(labels_N[rows_B])).sum().to(correct.device)
+    fit.model.train()
+    if accelerator.num_processes > 1:
+        correct = accelerator.reduce(correct, reduction="sum")
+    return int(correct) / len(labels_N)

@@ -1,0 +1,314 @@
+"""The one loop that trains every nn.Module, and the one that predicts with it.
+
+Everything random is a pure function of (seed, epoch, step): the order of the rows, dropout, augmentation; so is the
+learning rate. A checkpoint therefore holds weights, optimiser state and counters but no generator, scheduler or data
+loader, and a resumed training repeats an uninterrupted one bit for bit on a CPU.
+
+Accelerate places the model, wraps it for several processes, scales and clips gradients. Its data loaders are not
+used: they pad the last batch with rows from the start, and a resumed loader shifts the dropout masks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from svp_nlp.arrays import IntK, fingerprint_array, fingerprint_json
+from svp_nlp.errors import CheckpointError, Interrupted, TrainingError
+from svp_nlp.models.base import Event, FitContext, TrainingSpec
+from svp_nlp.models.batches import Examples, epoch_batches, learning_rate, made_ahead
+from svp_nlp.models.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from svp_nlp.models.devices import device, make_accelerator, seeded
+from svp_nlp.models.prediction import predict
+from svp_nlp.models.steps import (
+    Dev,
+    Fit,
+    Labels,
+    Progress,
+    Share,
+    Unchecked,
+    Wrapped,
+    check_losses,
+    collate_share,
+    make_optimizer,
+    measure_dev,
+    take_step,
+)
+
+__all__ = ["Dev", "Examples", "Labels", "TrainingResult", "device", "predict", "seeded", "train"]
+
+logger = logging.getLogger(__name__)
+
+_STEPS_PER_CHECK = 20  # reading a loss waits for the GPU; on a CPU it is free and done at every step
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training did. Epochs count from 1."""
+
+    epochs_run: int
+    best_epoch: int  # the epoch whose weights the model has: best on dev, or the last one without dev
+    history: tuple[Event, ...]  # one event per epoch, over all attempts
+    seconds: float  # training and dev evaluation over all attempts; not checkpoints, nor steps that were lost
+    steps: int  # optimiser steps
+
+
+def train(
+    model: nn.Module,
+    examples: Examples,
+    labels_L: Labels,
+    *,
+    positions_L: IntK,
+    dev: Dev | None,
+    training: TrainingSpec,
+    seed: int,
+    context: FitContext,
+    what: str = "target",
+) -> TrainingResult:
+    """Train `model` in place; it ends in eval mode with the chosen weights, on `device()`.
+
+    The loss of a step is the mean over its global batch, whatever the number of processes and of accumulation
+    parts. (Batch norm sees the rows of one part on one process: there the parts are not exactly the same thing.)
+    An event for an epoch may come twice when the process died between it and the next checkpoint.
+
+    Args:
+        model: `model(**inputs)` gives logits_BC, as a tensor or as `.logits`. The caller initialises it (`seeded`).
+        examples: [L] rows.
+        labels_L: int64 in [0, C).
+        positions_L: pool positions of the rows, for error messages.
+        dev: rows and labels that choose the epoch; None: the last epoch.
+        training: weight decay applies to all parameters under sgd, as the authors of SVP have it, and only to
+            matrices (not to biases and norms) under adamw.
+        seed: decides order, dropout and augmentation; torch's global generator is left as it was.
+        context: `checkpoint_dir` is left for the caller to delete once it has saved the model.
+        what: names the training in events and errors.
+    Raises:
+        TrainingError: no row, bad labels, loss or weights not finite, out of memory, unusable precision or launcher.
+        CheckpointError: the checkpoint belongs to another training, or cannot be written.
+        Interrupted: asked to stop; the checkpoint is written.
+    """
+    _check(examples, labels_L, dev=dev, spec=training, what=what)
+    accelerator = make_accelerator(training.mixed_precision)
+    identity = _identity(model, examples, labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed)
+    forward = accelerator.prepare_model(Wrapped(model))
+    optimizer = accelerator.prepare_optimizer(make_optimizer(model, training))
+    fit = Fit(
+        model=model, forward=forward, optimizer=optimizer, accelerator=accelerator, examples=examples,
+        labels_L=labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed, context=context, what=what,
+        identity=identity, num_labels=int(labels_L.max()) + 1,
+    )  # fmt: skip
+    with seeded(seed):
+        _resume(fit)
+        try:
+            _run(fit)
+        finally:
+            optimizer.zero_grad()
+            accelerator.free_memory()
+    if fit.best:
+        model.load_state_dict(fit.best)
+    model.eval()
+    done = fit.progress
+    best_epoch = done.best_epoch if dev is not None else done.epoch
+    return TrainingResult(
+        epochs_run=done.epoch, best_epoch=best_epoch, history=tuple(done.history), seconds=done.seconds, steps=done.step
+    )
+
+
+def _check(
+    examples: Examples,
+    labels_L: Labels,
+    *,
+    dev: Dev | None,
+    spec: TrainingSpec,
+    what: str,
+) -> None:
+    if len(labels_L) == 0:
+        raise TrainingError(f"{what}: no labelled row to train on; label some rows first")
+    if dev is not None and len(dev[1]) == 0:
+        raise TrainingError(f"{what}: the dev set is empty; give it rows or leave it out")
+    if spec.early_stopping_patience is not None and dev is None:
+        raise TrainingError(f"{what}: early_stopping_patience needs a dev set; give one or remove the option")
+    assert len(examples) == len(labels_L)
+    assert dev is None or len(dev[0]) == len(dev[1])
+
+
+def _identity(
+    model: nn.Module,
+    examples: Examples,
+    labels_L: Labels,
+    *,
+    positions_L: IntK,
+    dev: Dev | None,
+    spec: TrainingSpec,
+    seed: int,
+) -> dict[str, Any]:
+    """What decides the result; a checkpoint belongs to a training when all of it is the same."""
+    weights = {name: [str(value.dtype), list(value.shape)] for name, value in model.state_dict().items()}
+    identity = {
+        "training options": fingerprint_json(spec.model_dump(mode="json", exclude={"checkpoint_every_s"})),
+        "seed": seed,
+        "labels": fingerprint_array(labels_L),
+        "positions": fingerprint_array(positions_L),
+        "model parameters": fingerprint_json(weights),
+    }
+    if examples.lengths_N is not None:
+        identity["lengths"] = fingerprint_array(examples.lengths_N)
+    if dev is not None:
+        identity["dev labels"] = fingerprint_array(dev[1])
+    return identity
+
+
+def _run(fit: Fit) -> None:
+    """Epochs until the last one or until dev accuracy stops rising."""
+    spec, progress = fit.spec, fit.progress
+    num_rows = len(fit.labels_L)
+    batch_size = min(spec.global_batch_size, num_rows)
+    fit.saved_at, fit.saved_step = time.monotonic(), progress.step
+    while progress.epoch < spec.epochs and not _stopped_early(fit):
+        batches = epoch_batches(
+            num_rows, seed=fit.seed, epoch=progress.epoch, batch_size=batch_size, lengths_N=fit.examples.lengths_N
+        )
+        _train_epoch(fit, batches)
+        _finish_epoch(fit)
+
+
+def _resume(fit: Fit) -> None:
+    """Go on from the newest good checkpoint, if there is one."""
+    directory, accelerator = fit.context.checkpoint_dir, fit.accelerator
+    if directory is None:
+        return
+    with accelerator.main_process_first():  # the main process clears up what a crash left behind
+        loaded = load_checkpoint(directory, identity=fit.identity)
+    step = -1 if loaded is None else loaded.step
+    if accelerator.num_processes > 1:
+        steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+        if len(set(steps)) > 1:
+            raise CheckpointError(f"processes found different checkpoints in {directory} (steps {steps}); share it")
+    if loaded is None:
+        return
+    hardware = _hardware(fit)
+    changed = [f"{name} {loaded.state['hardware'][name]} -> {hardware[name]}" for name in hardware
+               if loaded.state["hardware"][name] != hardware[name]]  # fmt: skip
+    if changed:
+        logger.warning("%s goes on with %s: last bits may differ", fit.what, ", ".join(changed))
+    fit.model.load_state_dict(loaded.tensors["model"])
+    unpack_optimizer(fit.optimizer, loaded.tensors["optimizer"])
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(loaded.state["scaler"])
+    fit.best = loaded.tensors["best"]
+    fit.progress = Progress(**loaded.state["progress"])
+    logger.info("%s goes on from step %s", fit.what, f"{fit.progress.step:,}")
+
+
+def _hardware(fit: Fit) -> dict[str, Any]:
+    """What may change between attempts but for the last bits of the result."""
+    accelerator = fit.accelerator
+    return {"device": accelerator.device.type, "processes": accelerator.num_processes, "torch": str(torch.__version__)}
+
+
+def _stop_or_save(fit: Fit, *, check_every: int) -> None:
+    """Between two steps: write a checkpoint when one is due, or when asked to stop.
+
+    Raises:
+        Interrupted: asked to stop.
+    """
+    progress, accelerator, directory = fit.progress, fit.accelerator, fit.context.checkpoint_dir
+    stop = fit.context.stop_requested()
+    due = time.monotonic() - fit.saved_at >= fit.spec.checkpoint_every_s
+    if accelerator.num_processes > 1:
+        # All processes must agree, and agreeing costs a collective call.
+        if progress.step % check_every:
+            return
+        wishes = accelerator.reduce(torch.tensor([int(stop), int(due)], device=accelerator.device), reduction="sum")
+        stop, due = (wish > 0 for wish in wishes.tolist())
+    if directory is not None and (stop or due) and progress.step != fit.saved_step:
+        check_losses(fit)
+        if accelerator.is_main_process:
+            tensors: dict[str, dict[str, Tensor]] = {
+                "model": fit.model.state_dict(),
+                "best": fit.best,
+                "optimizer": pack_optimizer(fit.optimizer),
+            }
+            state = {
+                "identity": fit.identity,
+                "hardware": _hardware(fit),
+                "progress": asdict(progress),
+                "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+            }
+            save_checkpoint(directory, progress.step, tensors=tensors, state=state)
+        fit.saved_step, fit.saved_at = progress.step, time.monotonic()
+    if stop:
+        raise Interrupted(f"stopped during training of {fit.what}; the same command goes on from here")
+
+
+def _stopped_early(fit: Fit) -> bool:
+    patience, progress = fit.spec.early_stopping_patience, fit.progress
+    return patience is not None and progress.epoch - progress.best_epoch >= patience and progress.epoch > 0
+
+
+def _train_epoch(fit: Fit, batches: Sequence[IntK]) -> None:
+    """The rest of the running epoch, with stops and checkpoints between its steps."""
+    progress, spec, accelerator = fit.progress, fit.spec, fit.accelerator
+    check_every = 1 if accelerator.device.type == "cpu" and accelerator.num_processes == 1 else _STEPS_PER_CHECK
+    first_step = progress.step - progress.step_in_epoch
+
+    def collate(number: int) -> Share:
+        return collate_share(fit, batches[number], step=first_step + number)
+
+    fit.forward.train()
+    before, started = progress.epoch_seconds, time.perf_counter()
+    for number, share in made_ahead(collate, range(progress.step_in_epoch, len(batches))):
+        pause = time.perf_counter()
+        _stop_or_save(fit, check_every=check_every)
+        started += time.perf_counter() - pause
+        rate = learning_rate(spec, step=progress.step, steps_per_epoch=len(batches))
+        fit.unchecked.append(Unchecked(progress.step, batches[number], rate, take_step(fit, share, rate=rate)))
+        progress.step += 1
+        progress.step_in_epoch += 1
+        if len(fit.unchecked) >= check_every or number + 1 == len(batches):
+            check_losses(fit)
+        progress.epoch_seconds = before + time.perf_counter() - started
+
+
+def _finish_epoch(fit: Fit) -> None:
+    """Measure on dev, keep the weights if they are the best so far, tell what happened."""
+    progress, num_rows = fit.progress, len(fit.labels_L)
+    if fit.accelerator.num_processes > 1:
+        for buffer in fit.model.buffers():
+            buffer.copy_(broadcast(buffer))  # batch norm's running statistics differ between processes
+    if not all(bool(torch.isfinite(value).all()) for value in fit.model.parameters()):
+        raise TrainingError(
+            f"{fit.what}: weights are not finite after epoch {progress.epoch + 1} (step {progress.step:,}); lower the "
+            "learning rate or set max_grad_norm"
+        )
+    started = time.perf_counter()
+    dev_accuracy = None if fit.dev is None else measure_dev(fit, fit.dev)
+    dev_seconds = time.perf_counter() - started
+    progress.epoch += 1
+    if dev_accuracy is not None and dev_accuracy > progress.best_accuracy:
+        progress.best_accuracy, progress.best_epoch = dev_accuracy, progress.epoch
+        fit.best = {name: value.detach().to("cpu", copy=True) for name, value in fit.model.state_dict().items()}
+    event: Event = {
+        "event": "epoch",
+        "what": fit.what,
+        "epoch": progress.epoch,
+        "loss": progress.loss_sum / num_rows,
+        "train_accuracy": progress.correct / num_rows,
+        "dev_accuracy": dev_accuracy,
+        "learning_rate": fit.optimizer.param_groups[0]["lr"],
+        "examples_per_second": num_rows / max(progress.epoch_seconds, 1e-9),
+        "seconds": progress.epoch_seconds,
+        "dev_seconds": dev_seconds,
+    }
+    progress.history.append(event)
+    progress.seconds += progress.epoch_seconds + dev_seconds
+    progress.step_in_epoch, progress.loss_sum, progress.correct, progress.epoch_seconds = 0, 0.0, 0, 0.0
+    if fit.accelerator.is_main_process:
+        fit.context.on_event(event)
