@@ -6,7 +6,7 @@ Shape legend: N pool rows, K picked, B batch, D duplicates.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from svp_nlp.columns import LabelColumn, closest, label_column
 from svp_nlp.content import HASH_BYTES, find_duplicates, hash_strings, hash_texts, hex_ids, keys_of
 from svp_nlp.errors import PoolError
 from svp_nlp.files import read_json, write_json
+from svp_nlp.rows import Rows, as_strings, restoring_order
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,7 +50,9 @@ class PoolRef:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
-        columns = (self.columns,) if isinstance(self.columns, str) else tuple(self.columns)
+        # A single name would otherwise be read as a tuple of letters.
+        names: Any = self.columns
+        columns = (names,) if isinstance(names, str) else tuple(names)
         object.__setattr__(self, "columns", columns)
         if not columns or len(set(columns)) != len(columns):
             raise PoolError(f"{self.path}: columns is {list(columns)}; expected one or more different text columns")
@@ -130,10 +133,8 @@ class Pool:
             table = self._dataset.data.table
         if table.num_rows == 0:
             raise PoolError(f"{self._where}: no row; expected at least one")
-        self._check_columns(table.schema)
-        self._blocks: list[pa.RecordBatch] = [block for block in table.to_batches() if block.num_rows]
-        self._schema: pa.Schema = table.schema
-        self._starts = np.cumsum([0, *(block.num_rows for block in self._blocks)])
+        self._rows = Rows(table)
+        self._check_columns()
         key = fingerprint_json(["content-1", source.key, list(ref.columns), ref.id_column])
         directory = cached_directory("content", key, self._build_content)
         self._hashes_N: npt.NDArray[np.uint8] = np.load(directory / "content.npy", mmap_mode="r")
@@ -144,12 +145,10 @@ class Pool:
         self.duplicates_D2: IntN = np.load(directory / "duplicates.npy")
         self.fingerprint: str = read_json(directory / "meta.json")["fingerprint"]
         if self.check.usable == 0:
-            raise PoolError(
-                f"{self._where}: all {len(self):,} rows are blank in {list(ref.columns)}; no text to work on"
-            )
+            raise PoolError(f"{self._where}: all {len(self):,} rows are blank in {list(ref.columns)}: expected text")
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._rows)
 
     def __repr__(self) -> str:
         return f"<Pool {self._where}: {len(self):,} rows, {self.check.usable:,} usable>"
@@ -201,7 +200,7 @@ class Pool:
             one column is the input and no block of the file ends inside the batch.
         """
         for start in range(shard.start, shard.stop, batch_size):
-            texts = [self._texts(block) for block in self._slices(start, min(start + batch_size, shard.stop))]
+            texts = [self._texts(block) for block in self._rows.slices(start, min(start + batch_size, shard.stop))]
             yield pa.table({TEXT: texts[0] if len(texts) == 1 else pa.concat_arrays(texts)})
 
     def take(self, positions_K: npt.ArrayLike) -> pa.Table:
@@ -213,29 +212,29 @@ class Pool:
             PoolError: a position outside the pool.
         """
         positions_K = self._positions(positions_K)
-        pieces = [self._texts(block) for block in self._gather(positions_K, self.ref.columns)]
+        pieces = [self._texts(block) for block in self._rows.gather(positions_K, self.ref.columns)]
         texts = pa.concat_arrays(pieces) if pieces else pa.array([], pa.large_string())
-        order = _restoring_order(positions_K)
-        return pa.table({TEXT: texts if order is None else texts.take(pa.array(order))})
+        order = restoring_order(positions_K)
+        return pa.table({TEXT: texts if order is None else texts.take(order)})
 
     def dataset(self, positions_K: npt.ArrayLike) -> Dataset:
         """All columns of some rows, in the order given, with the features of the source; in memory."""
         from datasets import Dataset
 
         positions_K = self._positions(positions_K)
-        table = pa.Table.from_batches(self._gather(positions_K, self._schema.names), schema=self._schema)
-        order = _restoring_order(positions_K)
-        return Dataset(table if order is None else table.take(pa.array(order)), info=self._dataset.info.copy())
+        table = pa.Table.from_batches(self._rows.gather(positions_K, self._rows.schema.names), schema=self._rows.schema)
+        order = restoring_order(positions_K)
+        return Dataset(table if order is None else table.take(order), info=self._dataset.info.copy())
 
     def ids(self, positions_K: npt.ArrayLike) -> pa.Array:
         """The ids of some rows, in the order given: large_string, 32 hex characters or the user's own ids."""
         positions_K = self._positions(positions_K)
         if self.ref.id_column is None:
             return hex_ids(self._hashes_N[positions_K])
-        pieces = [block.column(0) for block in self._gather(positions_K, [self.ref.id_column])]
-        ids = pa.concat_arrays([_as_strings(piece) for piece in pieces]) if pieces else pa.array([], pa.large_string())
-        order = _restoring_order(positions_K)
-        return ids if order is None else ids.take(pa.array(order))
+        pieces = [block.column(0) for block in self._rows.gather(positions_K, [self.ref.id_column])]
+        ids = pa.concat_arrays([as_strings(piece) for piece in pieces]) if pieces else pa.array([], pa.large_string())
+        order = restoring_order(positions_K)
+        return ids if order is None else ids.take(order)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Any column of the source, memory-mapped.
@@ -243,17 +242,18 @@ class Pool:
         Raises:
             PoolError: no such column.
         """
-        if name not in self._schema.names:
+        if name not in self._rows.schema.names:
             raise PoolError(
-                f"{self._where}: no column {name!r}{closest(name, self._schema.names)}; it has {self._columns}"
+                f"{self._where}: no column {name!r}{closest(name, self._rows.schema.names)}; it has {self._columns}"
             )
-        return pa.chunked_array([block.column(name) for block in self._blocks])
+        return self._rows.column(name)
 
     @property
     def _columns(self) -> str:
-        return ", ".join(f"{field.name} ({field.type})" for field in self._dataset.data.table.schema)
+        return ", ".join(f"{field.name} ({field.type})" for field in self._rows.schema)
 
-    def _check_columns(self, schema: pa.Schema) -> None:
+    def _check_columns(self) -> None:
+        schema = self._rows.schema
         wanted = [*self.ref.columns, *([self.ref.id_column] if self.ref.id_column else [])]
         for name in wanted:
             if name not in schema.names:
@@ -269,7 +269,7 @@ class Pool:
                 )
 
     def _texts(self, block: pa.RecordBatch) -> pa.LargeStringArray:
-        arrays = [_as_strings(block.column(name)).fill_null("") for name in self.ref.columns]
+        arrays = [as_strings(block.column(name)).fill_null("") for name in self.ref.columns]
         return arrays[0] if len(arrays) == 1 else pc.binary_join_element_wise(*arrays, " ")
 
     def _positions(self, positions_K: npt.ArrayLike) -> IntK:
@@ -278,23 +278,6 @@ class Pool:
             bad = positions[(positions < 0) | (positions >= len(self))][0]
             raise PoolError(f"{self._where}: position {bad} is outside the pool of {len(self):,} rows")
         return positions
-
-    def _slices(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        block = int(np.searchsorted(self._starts, start, side="right")) - 1
-        while start < stop:
-            first = int(self._starts[block])
-            rows = min(stop, int(self._starts[block + 1])) - start
-            yield self._blocks[block].slice(start - first, rows)
-            start += rows
-            block += 1
-
-    def _gather(self, positions_K: IntK, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Rows in ascending order, block by block: reading in storage order is what makes this fast."""
-        ascending = np.sort(positions_K, kind="stable")
-        edges = np.searchsorted(ascending, self._starts)
-        for block in np.flatnonzero(np.diff(edges)).tolist():
-            rows = ascending[edges[block] : edges[block + 1]] - self._starts[block]
-            yield self._blocks[block].select(list(names)).take(pa.array(rows))
 
     def _build_content(self, directory: Path) -> None:
         """Hash every row once; what later opens need lies in `directory` as .npy files."""
@@ -305,7 +288,7 @@ class Pool:
         ids_N = np.empty((len(self) if self.ref.id_column else 0, HASH_BYTES), dtype=np.uint8)
         for start in range(0, len(self), _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, len(self))
-            texts = pa.concat_arrays([self._texts(block) for block in self._slices(start, stop)])
+            texts = pa.concat_arrays([self._texts(block) for block in self._rows.slices(start, stop)])
             try:
                 hashes_N[start:stop], blank_N[start:stop] = hash_texts(texts)
             except PoolError as error:
@@ -321,7 +304,7 @@ class Pool:
                 row, first = repeated[0].tolist()
                 name = self.ids([row])[0].as_py()
                 raise PoolError(
-                    f"{self._where}: id {name!r} of column {self.ref.id_column!r} stands at positions {first} and {row} "
+                    f"{self._where}: id {name!r} in {self.ref.id_column!r} stands at positions {first} and {row} "
                     f"({len(repeated):,} repeated in all); expected a different id for each row"
                 )
             np.save(directory / "ids.npy", ids_N)
@@ -331,27 +314,15 @@ class Pool:
         write_json(directory / "meta.json", {"fingerprint": digest.hexdigest()})
 
     def _hash_ids(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        ids = pa.concat_arrays([_as_strings(block.column(self.ref.id_column)) for block in self._slices(start, stop)])
+        ids = pa.concat_arrays(
+            [as_strings(block.column(self.ref.id_column)) for block in self._rows.slices(start, stop)]
+        )
         if ids.null_count:
             row = start + int(np.argmax(ids.is_null().to_numpy(zero_copy_only=False)))
             raise PoolError(
                 f"{self._where}: no id at position {row} in {self.ref.id_column!r}; expected one in each row"
             )
         return hash_strings(ids)
-
-
-def _as_strings(array: pa.Array) -> pa.LargeStringArray:
-    # From string this copies the offsets only.
-    return array if pa.types.is_large_string(array.type) else array.cast(pa.large_string())
-
-
-def _restoring_order(positions_K: IntK) -> IntK | None:
-    """Where each row went when the positions were sorted; None when they already were."""
-    if len(positions_K) < 2 or (positions_K[1:] >= positions_K[:-1]).all():
-        return None
-    order = np.empty(len(positions_K), dtype=np.int64)
-    order[np.argsort(positions_K, kind="stable")] = np.arange(len(positions_K))
-    return order
 
 
 def read_labels(pool: Pool, column: str, *, class_names: tuple[str, ...] | None = None) -> LabelColumn:

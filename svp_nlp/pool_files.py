@@ -239,6 +239,7 @@ def _read_jsonl(files: Sequence[Path], text_columns: Sequence[str], spill: Path)
     """Parse once into an Arrow file per schema that turns up, then bring them to one schema."""
     parts: list[Path] = []
     schema: pa.Schema | None = None
+    writer_schema: pa.Schema | None = None
     writer: Any = None
     try:
         for path in files:
@@ -291,7 +292,8 @@ def files_to_arrow(
         text_columns: read as strings whatever they look like ("007", "1.50", "NA"); the id column too.
         delimiter: of CSV files; None: a tabulator in .tsv files, else a comma.
     Raises:
-        PoolError: (when called) a broken row, not UTF-8, a lone surrogate, a text that is no string; names file and line.
+        PoolError: (when called) a broken row, not UTF-8, a lone surrogate, a text that is no
+            string; names file and line.
     """
 
     def build(directory: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -40,7 +39,7 @@ class Source:
 def _quiet() -> Iterator[None]:
     """No progress bars of Hugging Face libraries except on a terminal, and no second copy of an error in their logs."""
     import datasets
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     bars = datasets.utils.are_progress_bars_disabled(), are_progress_bars_disabled()
     level = datasets.utils.logging.get_verbosity()
@@ -224,7 +223,7 @@ def _resolve(path: str, revision: str | None) -> str | None:
         ) from None
     except RepositoryNotFoundError:
         raise PoolError(
-            f"{path}: no such dataset on the Hub, no such folder here ({os.getcwd()}); for a private dataset log in "
+            f"{path}: no such dataset on the Hub, no such folder here ({Path.cwd()}); for a private dataset log in "
             "with `hf auth login`"
         ) from None
     except OfflineModeIsEnabled:
