@@ -120,7 +120,7 @@ def test_unknown_or_offline_metric_is_one_clear_line(monkeypatch: pytest.MonkeyP
 
     fake_evaluate(monkeypatch, load)
     with pytest.raises(
-        RecipeError, match="metric 'bleurt' cannot be loaded.*Couldn't reach it.*accuracy.*no network"
+        RecipeError, match=r"metric 'bleurt' cannot be loaded.*Couldn't reach it.*accuracy.*no network"
     ) as e:
         check_metrics(["bleurt"], num_classes=3)
     assert "\n" not in str(e.value)

@@ -1,0 +1,350 @@
+"""report.html: one self-contained page. This module decides what is shown; the template only lays it out.
+
+Everything that comes from data (texts, labels, names) reaches the template as plain strings, which it escapes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import yaml
+
+import svp_nlp.report_format as fmt
+from svp_nlp.report_charts import Frame, Line, dot_row, line_chart, stacked_bar
+from svp_nlp.report_merge import Run, Series, number, series_names, unique_names
+from svp_nlp.report_statistics import STAGES, Summary
+
+_COLORS = 6  # .s0 to .s5 in the style sheet; further series share them, their names tell them apart
+_SHOWN_CLASSES = 12
+_PREVIEW, _LONGEST_TEXT = 240, 4_000  # characters of a text that are shown, and that are kept in the page at all
+_LONGEST_NAME = 200
+
+
+def render_page(runs: Sequence[Run], summary: Summary) -> str:
+    """The whole page, style sheet and charts included; needs no network and no script."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("svp_nlp"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    series_of = series_names(runs, unique_names(runs))
+    styles = series_styles(summary.series)
+    page = environment.get_template("report.html.j2").render(
+        title=" · ".join(summary.names),
+        mode={"active_learning": "Active learning", "core_set": "Core-set selection"}.get(summary.mode, "Comparison"),
+        created=", ".join(dict.fromkeys(str(run.get("created") or "")[:10] for run in runs)),
+        headline=fmt.headline(summary, runs),
+        figures=_figures(summary),
+        warnings=summary.warnings,
+        one_seed=len(summary.seeds) == 1,
+        seeds=len(summary.seeds),
+        curves=_curves(summary, styles),
+        results=[_results(summary, styles, title, name) for title, name in _metric_names(summary)],
+        speed=_speed(summary),
+        stages=_stages(summary),
+        savings=[p for p in summary.points if p.savings is not None and p.error is not None],
+        balance=_balance(runs, summary, series_of, styles),
+        agreement=summary.agreement,
+        picks=_picks(runs, series_of),
+        training=_training(runs, series_of),
+        facts=[_facts(run, name) for run, name in zip(runs, summary.names, strict=True)],
+        lineage=_lineage(runs, series_of, summary),
+        several=len(runs) > 1,
+        fmt=fmt,
+    )
+    return fmt.clean(page)
+
+
+def series_styles(series: Sequence[Series]) -> dict[Series, str]:
+    """CSS class of each series: random is grey, a strategy keeps its colour whoever uses it."""
+    colors: dict[tuple[str | None, str], int] = {}
+    styles = {}
+    for one in series:
+        key = (one.strategy, one.variant)
+        if one.selector == "random":
+            styles[one] = "s-random"
+        else:
+            colors.setdefault(key, len(colors))
+            styles[one] = f"s{colors[key] % _COLORS}"
+    return styles
+
+
+def _figures(summary: Summary) -> list[dict[str, str]]:
+    """The numbers at the top of the page, for the best proxy series at the largest size."""
+    last = [summary.line(series)[-1] for series in summary.series if series.selector == "proxy"]
+    scored = [point for point in last if point.error is not None]
+    if not scored:
+        return []
+    best = fmt.best_point(scored)
+    found = [{"name": "test error", "value": f"{fmt.stat_share(best.error)} %", "note": best.series.label}]
+    for other in ("random", "target_selects"):
+        points = [
+            summary.at(s, best.labeled_size)
+            for s in summary.series
+            if s.selector == other and (other == "random" or s.strategy == best.series.strategy)
+        ]
+        known = [point for point in points if point is not None and point.error is not None]
+        if known:
+            found.append(
+                {"name": "test error", "value": f"{fmt.stat_share(known[0].error)} %", "note": known[0].series.label}
+            )
+    if best.selection_speedup:
+        found.append(
+            {"name": "choosing", "value": fmt.stat_ratio(best.selection_speedup), "note": "faster than the target"}
+        )
+    if best.total_speedup:
+        found.append(
+            {"name": "in total", "value": fmt.stat_ratio(best.total_speedup), "note": "final training counted"}
+        )
+    return found
+
+
+def _curves(summary: Summary, styles: Mapping[Series, str]) -> dict[str, Any] | None:
+    lines = []
+    for series in reversed(summary.series):  # the first, the proxies, are drawn last and lie on top
+        points = [
+            (float(p.labeled_size), 100 * p.error.mean, None if p.error.std is None else 100 * p.error.std)
+            for p in summary.line(series)
+            if p.error is not None
+        ]
+        if points:
+            lines.append(Line(series.label, styles[series], points, hollow=series.selector == "target_selects"))
+    if not lines:
+        return None
+    ticks = [float(size) for size in summary.sizes]
+    description = "Test error in percent over the number of labels; the numbers are in the table below."
+    # Text in a scaled drawing would be unreadable on a phone: there are two drawings, the style sheet shows one.
+    wide, narrow = Frame(900, 420, right=210), Frame(358, 300, left=38, right=8)
+    axes = {"x_title": "labels", "y_title": "test error, %", "x_ticks": ticks, "description": description}
+    return {
+        "wide": line_chart(lines, wide, direct_labels=True, **axes),  # type: ignore[arg-type]
+        "narrow": line_chart(lines, narrow, **axes),  # type: ignore[arg-type]
+        "legend": [(line.label, line.style, line.hollow) for line in reversed(lines)],
+    }
+
+
+def _metric_names(summary: Summary) -> list[tuple[str, str]]:
+    if not any(point.error for point in summary.points):
+        return []
+    more = dict.fromkeys(key for point in summary.points for key in point.metrics)
+    named = [("Test error, %", "error"), ("Macro-F1, %", "macro_f1")]
+    return named + [(key.replace("_", " "), key) for key in more if key not in ("error", "accuracy", "macro_f1")]
+
+
+def _results(summary: Summary, styles: Mapping[Series, str], title: str, name: str) -> dict[str, Any]:
+    rows = []
+    for size in summary.sizes:
+        points = [summary.at(series, size) for series in summary.series]
+        values = [None if p is None else getattr(p, name, None) or p.metrics.get(name) for p in points]
+        known = [v.mean for v in values if v is not None]
+        best = (min(known) if name == "error" else max(known)) if len(known) > 1 else None
+        percent = next((p.labeled_percent for p in points if p is not None), None)
+        # Only error and F1 are known to be shares: a metric of evaluate may have any unit.
+        show = fmt.stat_share if name in ("error", "macro_f1") else fmt.stat_decimal
+        cells = [(show(v, 2), v is not None and v.mean == best) for v in values]
+        rows.append({"size": size, "percent": percent, "cells": cells})
+    return {"title": title, "series": [(s.label, styles[s]) for s in summary.series], "rows": rows}
+
+
+def _speed(summary: Summary) -> list[dict[str, Any]]:
+    rows = []
+    for point in summary.points:
+        chosen = point.seconds["selection_seconds"]
+        if point.series.selector == "proxy" and chosen is not None and chosen.mean > 0:
+            other = summary.at(
+                Series("target_selects", point.series.strategy, point.series.variant), point.labeled_size
+            )
+            rows.append({"point": point, "target": other})
+    return rows
+
+
+def _stages(summary: Summary) -> list[dict[str, Any]]:
+    """One bar per series at its largest size, on one scale."""
+    bars = []
+    for series in summary.series:
+        point = summary.line(series)[-1]
+        stats = [point.seconds[key] for key in STAGES]
+        bars.append((point, [0.0 if value is None else value.mean for value in stats]))
+    longest = max((sum(seconds) for _, seconds in bars), default=0.0)
+    if longest == 0:
+        return []
+    return [
+        {
+            "label": point.series.label,
+            "size": point.labeled_size,
+            "seconds": list(zip(STAGES, seconds, strict=True)),
+            "total": sum(seconds),
+            "bar": stacked_bar([(f"t-{key}", value) for key, value in zip(STAGES, seconds, strict=True)], longest),
+        }
+        for point, seconds in bars
+    ]
+
+
+def _balance(
+    runs: Sequence[Run], summary: Summary, series_of: Mapping[Any, Series], styles: Mapping[Series, str]
+) -> dict[str, Any] | None:
+    """Share of each class in the pool and in what was picked after the start set, summed over seeds."""
+    picked: dict[Series, Counter[str]] = {}
+    for position, run in enumerate(runs):
+        later = any(entry.get("round") for entry in run.get("rounds") or ())
+        for entry in run.get("rounds") or ():
+            if entry.get("class_counts") and (entry.get("round") or not later):
+                series = series_of[position, entry.get("selector", "proxy"), entry.get("strategy")]
+                picked.setdefault(series, Counter()).update(entry["class_counts"])
+    picked = {series: picked[series] for series in [*summary.series, *picked] if series in picked}
+    pool = runs[0].get("pool") or {}
+    known = Counter(pool.get("class_counts") or {})
+    names = list(pool.get("class_names") or dict.fromkeys(name for counts in picked.values() for name in counts))
+    if not picked or not names:
+        return None
+    columns = [("pool", "s-pool", known)] if known.total() else []
+    columns += [(series.label, styles.get(series, "s0"), counts) for series, counts in picked.items()]
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        shares = [(label, style, counts[name] / max(counts.total(), 1)) for label, style, counts in columns]
+        values = [value for _, _, value in shares]
+        rows.append({"name": str(name)[:_LONGEST_NAME], "shares": shares, "spread": max(values) - min(values)})
+    highest = max(value for row in rows for _, _, value in row["shares"])
+    for row in rows:
+        dots = [(style, f"{label}: {fmt.share(value)} %", value) for label, style, value in row["shares"]]
+        row["dots"] = dot_row(dots, highest)
+    ranked = sorted(rows, key=lambda row: -row["spread"]) if len(rows) > _SHOWN_CLASSES else rows
+    return {
+        "legend": [(label, style, style == "s-pool") for label, style, _ in columns],
+        "rows": ranked[:_SHOWN_CLASSES],
+        "all": rows,
+        "hidden": max(len(rows) - _SHOWN_CLASSES, 0),
+        "highest": highest,
+        "pool_known": bool(known),
+    }
+
+
+def _picks(runs: Sequence[Run], series_of: Mapping[Any, Series]) -> list[dict[str, Any]]:
+    """The last round of each series for its first seed: other seeds and rounds look alike and are in the signals."""
+    chosen: dict[Series, Mapping[str, Any]] = {}
+    for position, run in enumerate(runs):
+        for entry in run.get("picks") or ():
+            series = series_of[position, entry.get("selector", "proxy"), entry.get("strategy")]
+            kept = chosen.get(series)
+            if kept is None or (entry["seed"], -entry["round"]) < (kept["seed"], -kept["round"]):
+                chosen[series] = entry
+    return [
+        {
+            "label": series.label,
+            "round": entry["round"],
+            "seed": entry["seed"],
+            "sides": [
+                (side, [_pick(pick) for pick in entry.get(key) or ()])
+                for side, key in (("Picked first", "highest"), ("Ranked last", "lowest"))
+            ],
+        }
+        for series, entry in chosen.items()
+    ]
+
+
+def _pick(pick: Mapping[str, Any]) -> dict[str, Any]:
+    text = str(pick.get("text") or "")
+    cut = text[:_LONGEST_TEXT]
+    return {
+        "position": pick.get("position"),
+        "score": fmt.decimal(pick.get("score"), 4),
+        "label": str(fmt.DASH if pick.get("label") is None else pick["label"])[:_LONGEST_NAME],
+        "text": cut,
+        "preview": None if len(text) <= _PREVIEW else text[:_PREVIEW].rstrip(),
+        "left_out": len(text) - len(cut),
+    }
+
+
+def _training(runs: Sequence[Run], series_of: Mapping[Any, Series]) -> list[dict[str, Any]]:
+    """One small chart per series at its largest size: accuracy, or loss where no accuracy was measured."""
+    groups: dict[Series, list[Mapping[str, Any]]] = {}
+    for position, run in enumerate(runs):
+        for entry in run.get("training") or ():
+            series = series_of[position, entry.get("selector", "proxy"), entry.get("strategy")]
+            groups.setdefault(series, []).append(entry)
+    charts = []
+    for series, entries in groups.items():
+        size = max(entry["labeled_size"] for entry in entries)
+        histories = [entry.get("history") or () for entry in entries if entry["labeled_size"] == size]
+        accuracy = [
+            *_epochs(histories, "train_accuracy", "s-random", 100),
+            *_epochs(histories, "dev_accuracy", "s0", 100),
+        ]
+        lines, y_title = (accuracy, "accuracy, %") if accuracy else (_epochs(histories, "loss", "s0", 1), "loss")
+        if lines:
+            chart = line_chart(
+                lines,
+                Frame(270, 180, left=36, right=8),
+                x_title="epoch",
+                y_title=y_title,
+                description=f"{y_title} per epoch, {series.label}",
+            )
+            charts.append({"label": series.label, "size": size, "chart": chart})
+    return charts
+
+
+def _epochs(histories: Sequence[Any], key: str, style: str, factor: float) -> list[Line]:
+    lines = []
+    for history in histories:
+        values = [(number(epoch.get("epoch")), number(epoch.get(key))) for epoch in history]
+        points = [(x, factor * y, None) for x, y in values if x is not None and y is not None]
+        lines.append(Line(key.replace("_", " "), style, points))
+    return [line for line in lines if line.points]
+
+
+def _facts(run: Run, name: str) -> dict[str, Any]:
+    pool, test, machine = run.get("pool") or {}, run.get("test") or {}, run.get("machine") or {}
+    data = {
+        "Pool": ", ".join(str(pool[key]) for key in ("path", "split", "revision") if pool.get(key)) or fmt.DASH,
+        "Rows": f"{fmt.count(pool.get('rows'))}, of which usable {fmt.count(pool.get('usable'))}",
+        "Left out as blank": fmt.count(pool.get("blank")),
+        "Duplicates": fmt.count(pool.get("duplicates")),
+        "Classes": fmt.count(len(pool.get("class_names") or ())),
+        "Fingerprint of the pool": pool.get("fingerprint") or fmt.DASH,
+        "Test set": ", ".join(str(test[key]) for key in ("path", "split") if test.get(key)) or fmt.DASH,
+        "Rows of the test set": fmt.count(test.get("rows")),
+        "Texts in pool and test set": fmt.count(test.get("overlap")),
+    }
+    units = {"memory_gb": "memory, GB"}
+    where = {units.get(key, key): fmt.DASH if value in (None, "") else value for key, value in machine.items()}
+    return {
+        "name": name,
+        "data": data,
+        "machine": where | {f"{key} (library)": value for key, value in (run.get("versions") or {}).items()},
+        "recipe": yaml.safe_dump(_yaml_plain(run.get("recipe") or {}), sort_keys=False, allow_unicode=True, width=100),
+        "svp_nlp": run.get("svp_nlp") or "",
+    }
+
+
+def _yaml_plain(value: Any) -> Any:
+    """What safe_dump takes: a recipe may hold tuples and paths."""
+    if isinstance(value, Mapping):
+        return {str(key): _yaml_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_yaml_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _lineage(runs: Sequence[Run], series_of: Mapping[Any, Series], summary: Summary) -> list[dict[str, Any]]:
+    chosen = {
+        (row["series"], row["labeled_size"], row["seed"]): row.get("selection_fingerprint") for row in summary.rows
+    }
+    rows = []
+    for position, run in enumerate(runs):
+        rounds = {
+            (r.get("selector", "proxy"), r.get("strategy"), r["labeled_size"], r["seed"]): r.get("fingerprint")
+            for r in run.get("rounds") or ()
+        }
+        for entry in run.get("lineage") or ():
+            selector, size = entry.get("selector", "proxy"), entry["labeled_size"]
+            series = series_of[position, selector, entry.get("strategy")]
+            selection = chosen.get((series, size, entry["seed"])) or rounds.get(
+                (selector, entry.get("strategy"), size, entry["seed"])
+            )
+            rows.append({"label": series.label, **entry, "selection": selection})
+    return rows
