@@ -11,7 +11,7 @@ import codecs
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pc_csv
 
 from svp_nlp.errors import PoolError
+from svp_nlp.rows import write_arrow
 
 CSV_SUFFIXES = (".csv", ".tsv")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -33,16 +34,6 @@ _CSV_BLOCKS = (32 << 20, 1 << 30)
 
 def _open(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def write_arrow(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """Write record batches as an Arrow stream that `datasets` memory-maps; returns the number of rows."""
-    rows = 0
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-            rows += batch.num_rows
-    return rows
 
 
 def check_utf8(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -58,3 +59,13 @@ def restoring_order(positions_K: IntK) -> pa.Array | None:
 def as_strings(array: pa.Array) -> pa.LargeStringArray:
     """As large_string; from string this copies the offsets only."""
     return array if pa.types.is_large_string(array.type) else array.cast(pa.large_string())
+
+
+def write_arrow(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write record batches as an Arrow stream that `datasets` memory-maps; returns the number of rows."""
+    rows = 0
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
