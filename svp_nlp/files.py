@@ -74,7 +74,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield tmp
         fault_point()
         _fsync(tmp)
-        os.replace(tmp, path)
+        tmp.replace(path)
         _fsync(path.parent)
     except BaseException:
         tmp.unlink(missing_ok=True)
@@ -98,13 +98,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         _fsync(tmp)
         if path.exists():
             old = _tmp_beside(path)
-            os.replace(path, old)
-        os.replace(tmp, path)
+            path.replace(old)
+        tmp.replace(path)
         _fsync(path.parent)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         if old is not None and not path.exists():
-            os.replace(old, path)
+            old.replace(path)
         raise
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
@@ -167,7 +167,7 @@ def sha256_files(directory: Path) -> dict[str, str]:
 
 def remove_leftovers(directory: Path) -> int:
     """Delete what a crashed process left under temporary names below `directory`; returns how many."""
-    found = [p for p in directory.rglob(f"{_TMP_PREFIX}*")] if directory.is_dir() else []
+    found = list(directory.rglob(f"{_TMP_PREFIX}*")) if directory.is_dir() else []
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -34,8 +34,21 @@ def spec_classes() -> dict[str, type[LearnerSpec]]:
     return {kind: learner_module(kind).spec_class for kind in LEARNERS}
 
 
-def make_learner(spec: LearnerSpec) -> Learner:
-    """The learner that a spec describes."""
+def make_learner(spec: LearnerSpec | str, /, **options: Any) -> Learner:
+    """The learner that a spec describes, or a `kind` with its options: `make_learner("vdcnn", depth=9)`.
+
+    Raises:
+        RecipeError: no such kind, or an option that it does not have or take.
+    """
+    if isinstance(spec, str):
+        from pydantic import ValidationError
+
+        kind, spec_class = spec, learner_module(spec).spec_class
+        try:
+            return make_learner(spec_class.model_validate({"kind": kind, **options}))
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or kind}: {e['msg']}" for e in error.errors())
+            raise RecipeError(f"{kind}: {wrong}; it takes {', '.join(spec_class.model_fields)}") from None
     learner: Learner = learner_module(spec.kind).learner_class(spec)
     return learner
 

@@ -83,7 +83,7 @@ def entropy(probs_NC: FloatNC) -> FloatN:
     smallest = np.finfo(np.float32).tiny  # 0 * ln(tiny) = -0, where 0 * ln(0) is NaN
 
     def score(block_BC: FloatNC) -> FloatN:
-        # + 0.0 turns the -0.0 of a certain row into 0.0
-        return -np.einsum("bc,bc->b", block_BC, np.log(np.maximum(block_BC, smallest))) + np.float32(0)
+        sums_B: FloatN = np.einsum("bc,bc->b", block_BC, np.log(np.maximum(block_BC, smallest)))
+        return -sums_B + np.float32(0)  # + 0 turns the -0.0 of a certain row into 0.0
 
     return _by_block(probs_NC, score)

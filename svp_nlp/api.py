@@ -1,0 +1,103 @@
+"""The way in for Python and notebooks: a workspace without a recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from svp_nlp.data import available_rows, labeled_rows
+from svp_nlp.models.base import Labeled
+from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
+from svp_nlp.pool import Pool, PoolRef, read_labels
+from svp_nlp.recipe import differences
+from svp_nlp.run import open_run, stop_on_signals
+from svp_nlp.workspace import Workspace
+
+
+def load_pool(
+    path: str | Path,
+    *,
+    text_columns: str | tuple[str, ...] = "text",
+    split: str = "train",
+    name: str | None = None,
+    revision: str | None = None,
+    id_column: str | None = None,
+) -> Pool:
+    """Open a pool: a Hub id, a folder laid out like one, a Parquet, CSV or JSONL file, or `builtin:docstrings`.
+
+    Raises:
+        PoolError: it cannot be found or read; the message says what there is.
+    """
+    columns = (text_columns,) if isinstance(text_columns, str) else tuple(text_columns)
+    return PoolRef(str(path), name, split, revision, columns, id_column).open()
+
+
+@contextlib.contextmanager
+def open_workspace(
+    pool: Pool | str | Path,
+    *,
+    label_column: str = "label",
+    seed: int = 0,
+    run_dir: str | Path | None = None,
+    dev: Labeled | float | None = None,
+    noise: float = 0.0,
+) -> Iterator[Workspace]:
+    """A pool whose labels come from a column: what `active_learning`, `core_set` and `train_target` work in.
+
+    Args:
+        run_dir: keeps all finished steps, so that the same code on it goes on instead of starting again; None: a
+            temporary directory, gone afterwards.
+        dev: rows for choosing among epochs, or the share of the labelled rows to hold out for it.
+        noise: share of the labels that are replaced by another class.
+    Raises:
+        PoolError, LabelError: the data cannot be used.
+        RunError: the directory is in use, or belongs to another pool.
+    """
+    pool = load_pool(pool) if isinstance(pool, str | Path) else pool
+    labels = read_labels(pool, label_column)
+    settings: Mapping[str, Any] = {
+        "pool": {**dataclasses.asdict(pool.ref), "fingerprint": pool.fingerprint},
+        "label_column": label_column,
+        "noise": noise,
+    }
+    with contextlib.ExitStack() as stack:
+        directory = Path(run_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="svp_nlp-")))
+        stop_requested = stack.enter_context(stop_on_signals())
+        run = stack.enter_context(
+            open_run(
+                directory,
+                recipe=settings,
+                recipe_text=yaml.safe_dump(settings, sort_keys=False),
+                differences=differences,
+                stop_requested=stop_requested,
+            )
+        )
+        yield Workspace(
+            run=run,
+            pool=pool,
+            class_names=labels.class_names,
+            available_N=available_rows(pool, labels),
+            oracle=ColumnOracle(ColumnOracleSpec(noise=noise), labels, pool.keys_N, seed),
+            seed=seed,
+            dev=dev,
+        )
+
+
+def load_test(
+    workspace: Workspace, path: str | Path, *, split: str = "test", label_column: str = "label", **options: Any
+) -> Labeled:
+    """A test or dev set, its labels aligned by name with those of the workspace's pool.
+
+    Args:
+        options: as for `load_pool`; the text columns are the pool's unless given.
+    Raises:
+        PoolError, LabelError: it cannot be used.
+    """
+    options.setdefault("text_columns", workspace.pool.ref.columns)
+    return labeled_rows(load_pool(path, split=split, **options), label_column, workspace.class_names)[0]

@@ -1,0 +1,144 @@
+"""Pool, labels, test and dev set of a recipe, opened and checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from svp_nlp.arrays import BoolN, IntK
+from svp_nlp.columns import LabelColumn
+from svp_nlp.errors import LabelError, PoolError
+from svp_nlp.models.base import Labeled
+from svp_nlp.pool import Pool, PoolRef, conflicting_labels, overlap, read_labels
+from svp_nlp.recipe import HeldOutSpec, PoolSpec, Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a recipe works on."""
+
+    pool: Pool
+    labels: LabelColumn
+    available_N: BoolN  # usable, and with a label
+    test: Labeled | None
+    dev: Labeled | float | None
+    pool_info: dict[str, Any]  # for the report
+    test_info: dict[str, Any] | None
+    warnings: tuple[str, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.labels.class_names
+
+
+def pool_ref(spec: PoolSpec) -> PoolRef:
+    """The pool without its labels: all that proxies and strategies may see."""
+    return PoolRef(
+        path=spec.path,
+        name=spec.name,
+        split=spec.split,
+        revision=spec.revision,
+        columns=spec.text_columns,
+        id_column=spec.id_column,
+    )
+
+
+def open_data(recipe: Recipe) -> Data:
+    """Open everything that a recipe names, and check it.
+
+    Raises:
+        PoolError: something cannot be opened or read, or test texts are in the pool as well.
+        LabelError: wrong labels, or fewer than two classes.
+    """
+    pool = pool_ref(recipe.pool).open()
+    labels = read_labels(pool, recipe.pool.label_column)
+    available_N = available_rows(pool, labels)
+    warnings = pool.check.lines()[1:]
+    if labels.unlabelled:
+        warnings.append(f"{labels.unlabelled:,} rows of the pool have no label and cannot be picked in a simulation")
+    conflicts, pairs = conflicting_labels(pool, labels)
+    if conflicts:
+        shown = ", ".join(f"{row} and {first}" for row, first in pairs)
+        warnings.append(f"{conflicts:,} duplicates have another label than the first row with their text: {shown}")
+    counts = np.bincount(labels.labels_N[available_N], minlength=len(labels.class_names))
+    empty = [name for name, count in zip(labels.class_names, counts, strict=True) if count == 0]
+    if empty:
+        warnings.append(f"{len(empty):,} classes have no row in the pool: {', '.join(empty[:10])}")
+    test, test_info = None, None
+    if recipe.test is not None:
+        test_pool = pool_ref(recipe.test).open()
+        test, left_out = labeled_rows(test_pool, recipe.test.label_column, labels.class_names)
+        shared = overlap(pool, test_pool)
+        if shared.count:
+            shown = ", ".join(f"{row} = test {test_row}" for row, test_row in shared.first)
+            message = f"{shared.count:,} texts of the test set are in the pool as well (pool position {shown})"
+            if not recipe.allow_overlap:
+                raise PoolError(
+                    f"{message}; the test error would flatter: remove them, or set allow_overlap: true to go on"
+                )
+            warnings.append(message)
+        if left_out:
+            warnings.append(f"{left_out:,} rows of the test set have no text or no label and are left out")
+        test_info = {
+            "path": recipe.test.path,
+            "split": recipe.test.split,
+            "revision": test_pool.ref.revision,
+            "rows": len(test),
+            "overlap": shared.count,
+            "fingerprint": test_pool.fingerprint,
+        }
+    dev: Labeled | float | None
+    if isinstance(recipe.dev, HeldOutSpec):
+        dev = labeled_rows(pool_ref(recipe.dev).open(), recipe.dev.label_column, labels.class_names)[0]
+    else:
+        dev = recipe.dev
+    for warning in warnings:
+        log.warning("%s", warning)
+    pool_info = {
+        **{k: v for k, v in dataclasses.asdict(pool.ref).items() if k in ("path", "name", "split", "revision")},
+        "rows": len(pool),
+        "usable": int(np.count_nonzero(available_N)),
+        "blank": pool.check.blank,
+        "duplicates": pool.check.duplicates,
+        "unlabelled": labels.unlabelled,
+        "fingerprint": pool.fingerprint,
+        "class_names": list(labels.class_names),
+        "class_counts": {name: int(count) for name, count in zip(labels.class_names, counts, strict=True)},
+    }
+    return Data(pool, labels, available_N, test, dev, pool_info, test_info, tuple(warnings))
+
+
+def available_rows(pool: Pool, labels: LabelColumn) -> BoolN:
+    """Rows that can be picked in a simulation: with a text that no earlier row has, and with a label.
+
+    Raises:
+        LabelError: fewer than two classes.
+    """
+    if len(labels.class_names) < 2:
+        raise LabelError(f"{pool.ref.path}: found the one class {labels.class_names}; expected at least two")
+    return pool.usable_N & (labels.labels_N >= 0)
+
+
+def labeled_rows(pool: Pool, label_column: str, class_names: tuple[str, ...]) -> tuple[Labeled, int]:
+    """Rows of a test or dev set with a text and a label, and how many have not.
+
+    Duplicates stay, for official test sets have some.
+
+    Raises:
+        PoolError: no such row.
+        LabelError: a label that is not among `class_names`.
+    """
+    labels = read_labels(pool, label_column, class_names=class_names)
+    has_text_N = pool.usable_N.copy()
+    has_text_N[pool.duplicates_D2[:, 0]] = True
+    positions_T: IntK = np.flatnonzero(has_text_N & (labels.labels_N >= 0)).astype(np.int64)
+    if not len(positions_T):
+        raise PoolError(f"{pool.ref.path} [{pool.ref.split}] has no row with a text and a label")
+    rows = Labeled(pool.take(positions_T), labels.labels_N[positions_T].astype(np.int64), positions_T, class_names)
+    return rows, len(pool) - len(positions_T)

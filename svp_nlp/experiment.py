@@ -1,0 +1,365 @@
+"""A recipe from start to report: data, seeds, arms, targets, and what the report is made of.
+
+An *arm* is one way of choosing: the proxy with one strategy, random, or the target choosing for itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from svp_nlp import __version__
+from svp_nlp.data import Data, open_data
+from svp_nlp.loop import active_learning, core_set, train_target
+from svp_nlp.models import make_learner
+from svp_nlp.oracles.column import ColumnOracle
+from svp_nlp.recipe import Recipe, differences
+from svp_nlp.report import summarize, write_report
+from svp_nlp.results import save_results
+from svp_nlp.run import Run, library_versions, machine, now, open_run
+from svp_nlp.selected import write_selected
+from svp_nlp.strategies import get_strategy
+from svp_nlp.workspace import START, Round, Workspace
+
+log = logging.getLogger(__name__)
+_SHOWN_PICKS = 20
+_SHOWN_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of choosing."""
+
+    selector: str  # proxy, random or target_selects
+    strategy: str
+
+    @property
+    def name(self) -> str:
+        return self.selector if self.selector == "random" else f"{self.selector}-{self.strategy}"
+
+
+def arms_of(recipe: Recipe) -> list[Arm]:
+    """The arms of a recipe, proxies first."""
+    arms = [Arm("proxy" if get_strategy(name).needs_model else "random", name) for name in recipe.strategies]
+    if "random" in recipe.baselines:
+        arms.append(Arm("random", "random"))
+    if "target_selects" in recipe.baselines:
+        arms += [Arm("target_selects", arm.strategy) for arm in arms if arm.selector == "proxy"]
+    return arms
+
+
+def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bool]) -> dict[str, Any]:
+    """Do what a recipe says, or what is left of it.
+
+    Args:
+        run_dir: created; on a directory that an earlier call with the same recipe left, goes on there.
+        stop_requested: asked between batches and steps; when true, Interrupted is raised with all finished work kept.
+    Returns:
+        paths (`run_dir, report_html, report_json, report_md, selected`) and `report`, the summary for the console.
+    Raises:
+        SVPError: see `exit_code` of what is raised.
+    """
+    resolved = recipe.model_dump(mode="json")
+    data = open_data(recipe)
+    sizes = recipe.resolve_sizes(int(data.available_N.sum()))  # BudgetError before anything is written
+    with open_run(
+        Path(run_dir),
+        recipe=resolved,
+        recipe_text=yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
+        differences=differences,
+        stop_requested=stop_requested,
+    ) as run:
+        results = _new_results(recipe, data, run)
+        selected: list[Path] = []
+        for seed in recipe.seeds:
+            workspace = workspace_of(recipe, data, run, seed)
+            finished: dict[Arm, list[Round]] = {}
+            for arm in arms_of(recipe):
+                log.info("seed %d, %s", seed, arm.name)
+                finished[arm] = _run_arm(workspace, recipe, data, arm=arm, sizes=sizes, results=results)
+                if arm.selector == "proxy":
+                    selected.append(_export(workspace, recipe, arm, finished[arm]))
+                save_results(run.directory, results)
+            results["agreement"] += _agreements(workspace, finished)
+        results["finished"] = True
+        save_results(run.directory, results)
+        paths = write_report([results], run.directory)
+    return {
+        "run_dir": str(run_dir),
+        **{f"report_{kind}": str(path) for kind, path in paths.items()},
+        "selected": str(selected[0]) if selected else None,
+        "report": summarize([results]),
+    }
+
+
+def workspace_of(recipe: Recipe, data: Data, run: Run, seed: int) -> Workspace:
+    """The workspace of one seed."""
+    return Workspace(
+        run=run,
+        pool=data.pool,
+        class_names=data.class_names,
+        available_N=data.available_N,
+        oracle=ColumnOracle(recipe.oracle, data.labels, data.pool.keys_N, seed),  # type: ignore[arg-type]
+        seed=seed,
+        dev=data.dev,
+        recipe_sha256=recipe.fingerprint,
+        shared_strategies=tuple(n for n in recipe.strategies if get_strategy(n).needs_model),
+    )
+
+
+def _run_arm(
+    workspace: Workspace, recipe: Recipe, data: Data, *, arm: Arm, sizes: list[int], results: dict[str, Any]
+) -> list[Round]:
+    """All rounds of an arm and the targets that are trained on them; adds its rows to the results."""
+    rounds: list[Round] = []
+    total = {"proxy_seconds": 0.0, "scoring_seconds": 0.0, "ranking_seconds": 0.0}
+    target_sizes = recipe.resolve_target_sizes(workspace.num_available)
+    base = {"seed": workspace.seed, "selector": arm.selector, "strategy": arm.strategy}
+    for round_ in _rounds(workspace, recipe, arm, sizes):
+        rounds.append(round_)
+        cost = {key: getattr(round_, key) for key in total}
+        if recipe.mode == "core_set":
+            total = cost  # each size is picked anew from the same scores
+        elif round_.round > 0:
+            total = {key: total[key] + cost[key] for key in total}
+        log.info(
+            "  %s: %s labelled (proxy %.1f s, scoring %.1f s, ranking %.2f s)",
+            arm.name, f"{round_.labeled_size:,}", *cost.values(),
+        )  # fmt: skip
+        counts = round_.labels.class_counts(workspace.class_names)
+        results["rounds"].append(
+            {
+                **base,
+                "round": round_.round,
+                "labeled_size": round_.labeled_size,
+                "picked": len(round_.selection),
+                "fingerprint": round_.selection.fingerprint,
+                "class_counts": counts,
+                **cost,
+            }
+        )
+        results["lineage"].append(_lineage(base, round_))
+        if round_.labeled_size in target_sizes:
+            _add_target(workspace, recipe, data, arm=arm, round_=round_, selection_cost=total, results=results)
+    if arm.selector == "proxy":
+        results["picks"].append({**base, **_extreme_picks(workspace, rounds)})
+    return rounds
+
+
+def _rounds(workspace: Workspace, recipe: Recipe, arm: Arm, sizes: list[int]) -> Iterator[Round]:
+    by_target = arm.selector == "target_selects"
+    assert not by_target or recipe.target is not None
+    learner = make_learner(recipe.target if by_target and recipe.target is not None else recipe.proxy)
+    role = "target" if by_target else "proxy"
+    if recipe.mode == "core_set":
+        return core_set(workspace, learner=learner, strategy=arm.strategy, labeled_sizes=sizes, arm=arm.name, role=role)
+    return active_learning(
+        workspace,
+        learner=learner,
+        strategy=arm.strategy,
+        initial=recipe.resolve_initial(workspace.num_available),
+        labeled_sizes=sizes,
+        arm=arm.name,
+        role=role,
+    )
+
+
+def _add_target(
+    workspace: Workspace,
+    recipe: Recipe,
+    data: Data,
+    *,
+    arm: Arm,
+    round_: Round,
+    selection_cost: dict[str, float],
+    results: dict[str, Any],
+) -> None:
+    assert recipe.target is not None and data.test is not None
+    place = START if recipe.mode == "active_learning" and round_.round == 0 else arm.name
+    target = train_target(
+        workspace,
+        round_.labels,
+        learner=make_learner(recipe.target),
+        test=data.test,
+        metrics=sorted({"accuracy", "macro_f1", *recipe.metrics}),
+        arm=place,
+    )
+    selection_seconds = sum(selection_cost.values())
+    base = {"seed": workspace.seed, "selector": arm.selector, "strategy": arm.strategy}
+    results["rows"].append(
+        {
+            **base,
+            "labeled_size": round_.labeled_size,
+            "labeled_percent": 100 * round_.labeled_size / workspace.num_available,
+            "error": 1 - target.metrics["accuracy"],
+            "accuracy": target.metrics["accuracy"],
+            "macro_f1": target.metrics["macro_f1"],
+            "metrics": dict(target.metrics),
+            **selection_cost,
+            "selection_seconds": selection_seconds,
+            "target_seconds": target.fitted.seconds,
+            "total_seconds": selection_seconds + target.fitted.seconds,
+            "selection_fingerprint": round_.selection.fingerprint,
+        }
+    )
+    log.info(
+        "  %s: target on %s labels: error %.2f %% (%.1f s)",
+        arm.name, f"{round_.labeled_size:,}", 100 * (1 - target.metrics["accuracy"]), target.fitted.seconds,
+    )  # fmt: skip
+    history = target.fitted.report.get("history")
+    if history:
+        results["training"].append({**base, "labeled_size": round_.labeled_size, "history": history})
+
+
+def _export(workspace: Workspace, recipe: Recipe, arm: Arm, rounds: list[Round]) -> Path:
+    """The final selection of an arm as a folder that `load_dataset` reads."""
+    parts = rounds if recipe.mode == "active_learning" else rounds[-1:]
+    labels = rounds[-1].labels
+    scores = np.concatenate(
+        [
+            np.full(len(r.selection), np.nan, np.float32)
+            if r.selection.scores_K is None or r.fitted is None
+            else r.selection.scores_K
+            for r in parts
+        ]
+    )
+
+    def do(path: Path) -> dict[str, Any]:
+        write_selected(
+            path / "dataset",
+            pool=workspace.pool,
+            labels=labels,
+            scores=scores,
+            class_names=workspace.class_names,
+            label_column=recipe.pool.label_column,
+            strategy=arm.strategy,
+        )
+        return {"rows": len(labels)}
+
+    inputs = {"labels": labels.fingerprint, "pool": workspace.pool.fingerprint, "column": recipe.pool.label_column}
+    return workspace.step(f"{arm.name}/selected", inputs, do).path / "dataset"
+
+
+def _extreme_picks(workspace: Workspace, rounds: list[Round]) -> dict[str, Any]:
+    """The highest picks of the last round, and the rows that it ranked lowest."""
+    last = rounds[-1]
+    assert last.signals is not None
+    strategy = get_strategy(last.selection.lineage.strategy)
+    highest = last.selection.positions_K[:_SHOWN_PICKS]
+    if strategy.kind == "setwise":
+        return {"round": last.round, "highest": _rows(workspace, highest, None), "lowest": []}
+    scores_N = last.signals[strategy.name]
+    left_N = workspace.available_N.copy()
+    left_N[last.labels.positions_L] = False
+    left = np.flatnonzero(left_N)
+    lowest = left[np.lexsort((left, scores_N[left]))[:_SHOWN_PICKS]]
+    return {
+        "round": last.round,
+        "highest": _rows(workspace, highest, scores_N),
+        "lowest": _rows(workspace, lowest, scores_N),
+    }
+
+
+def _rows(workspace: Workspace, positions: Any, scores_N: Any) -> list[dict[str, Any]]:
+    assert isinstance(workspace.oracle, ColumnOracle)
+    texts = workspace.pool.take(positions).column("text").to_pylist()
+    ids = workspace.pool.ids(positions).to_pylist()
+    answers = workspace.oracle.answers(positions)
+    return [
+        {
+            "position": int(position),
+            "id": id_,
+            "score": None if scores_N is None else float(scores_N[position]),
+            "label": workspace.class_names[int(label)],
+            "text": text[:_SHOWN_CHARACTERS],
+        }
+        for position, id_, label, text in zip(positions, ids, answers, texts, strict=True)
+    ]
+
+
+def _lineage(base: dict[str, Any], round_: Round) -> dict[str, Any]:
+    lineage = round_.selection.lineage
+    proxy = lineage.proxy or {}
+    return {
+        **base,
+        "labeled_size": round_.labeled_size,
+        "pool_fingerprint": lineage.pool["fingerprint"],
+        "fingerprint": round_.selection.fingerprint,
+        "parent": lineage.parent,
+        "proxy_spec": proxy.get("spec"),
+        "proxy_fingerprint": proxy.get("fingerprint"),
+        "reproducible": proxy.get("reproducible", True),
+        "chosen": None if round_.fitted is None else round_.fitted.report.get("chosen"),
+    }
+
+
+def _agreements(workspace: Workspace, finished: dict[Arm, list[Round]]) -> list[dict[str, Any]]:
+    """Rank correlation and top overlap of proxy and target scores over the rows that both still had to choose from."""
+    from scipy.stats import spearmanr
+
+    found = []
+    for arm, rounds in finished.items():
+        twin = finished.get(Arm("target_selects", arm.strategy))
+        if arm.selector != "proxy" or twin is None or get_strategy(arm.strategy).kind != "pointwise":
+            continue
+        for ours, theirs in zip(rounds, twin, strict=True):
+            if ours.signals is None or theirs.signals is None:
+                continue
+            # Candidates as they were when this round chose: without what either arm had labelled before.
+            left_N = workspace.available_N.copy()
+            for round_ in (ours, theirs):
+                before = round_.labels.positions_L[: len(round_.labels) - len(round_.selection)]
+                left_N[before] = False
+            proxy, target = ours.signals[arm.strategy][left_N], theirs.signals[arm.strategy][left_N]
+            budget = min(len(ours.selection), len(proxy))
+            keys = workspace.pool.keys_N[left_N]
+            top = [set(_top(scores, keys, budget, workspace.seed).tolist()) for scores in (proxy, target)]
+            constant = len(proxy) < 2 or proxy.min() == proxy.max() or target.min() == target.max()
+            found.append(
+                {
+                    "seed": workspace.seed,
+                    "strategy": arm.strategy,
+                    "labeled_size": ours.labeled_size,
+                    "candidates": len(proxy),
+                    "budget": budget,
+                    "spearman": None if constant else float(spearmanr(proxy, target).statistic),
+                    "overlap": len(top[0] & top[1]) / max(budget, 1),
+                    "chance": budget / max(len(proxy), 1),
+                }
+            )
+    return found
+
+
+def _top(scores: Any, keys: Any, budget: int, seed: int) -> Any:
+    from svp_nlp.strategies import top_k
+
+    return top_k(np.asarray(scores), keys, budget=budget, seed=seed)
+
+
+def _new_results(recipe: Recipe, data: Data, run: Run) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "svp_nlp": __version__,
+        "name": run.directory.resolve().name,
+        "mode": recipe.mode,
+        "created": now(),
+        "finished": False,
+        "machine": machine(),
+        "versions": library_versions(),
+        "recipe": recipe.model_dump(mode="json"),
+        "pool": data.pool_info,
+        "test": data.test_info,
+        "rows": [],
+        "rounds": [],
+        "agreement": [],
+        "picks": [],
+        "training": [],
+        "lineage": [],
+        "warnings": list(data.warnings),
+    }

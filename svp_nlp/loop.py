@@ -1,0 +1,243 @@
+"""The two loops and the target: active learning (grow), core-set selection (shrink), train_target.
+
+Plain functions over a `Workspace`; what each step of them leaves on disk is described in workspace.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svp_nlp.arrays import IntK, fingerprint_array
+from svp_nlp.errors import BudgetError
+from svp_nlp.labels import LabelSet
+from svp_nlp.metrics import compute_metrics
+from svp_nlp.models import load_predictor
+from svp_nlp.models.base import Labeled, Learner
+from svp_nlp.selection import Lineage, Selection
+from svp_nlp.sizes import resolve_size
+from svp_nlp.strategies import get_strategy
+from svp_nlp.workspace import (
+    FULL,
+    ROWS_PER_BATCH,
+    START,
+    Fitted,
+    Round,
+    Workspace,
+    ask,
+    fit,
+    model_name,
+    rank,
+    score,
+)
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """A trained target and what it scores on the test set, which was read once, after training."""
+
+    fitted: Fitted
+    labeled_size: int
+    metrics: Mapping[str, float]
+
+    def load(self) -> Any:
+        """The predictor."""
+        return load_predictor(self.fitted.directory)
+
+
+def start_set(workspace: Workspace, size: int) -> Round:
+    """Round 0: `size` random rows, labelled. The same for all arms of a seed; random arms go on in its order."""
+    selection, seconds = rank(
+        workspace,
+        START,
+        "random",
+        labels=LabelSet.empty(),
+        budget=size,
+        round=0,
+        fitted=None,
+        signals=None,
+        parent=None,
+    )
+    return Round(0, size, selection, ask(workspace, START, selection), ranking_seconds=seconds)
+
+
+def active_learning(
+    workspace: Workspace,
+    *,
+    learner: Learner | str,
+    strategy: str,
+    initial: int | str = "2%",
+    labeled_sizes: Sequence[int | str],
+    arm: str | None = None,
+    role: str = "proxy",
+) -> Iterator[Round]:
+    """Grow: train the proxy on what is labelled, score the pool, pick, label, again. Yields each finished round.
+
+    Args:
+        learner: the proxy, or its `kind`; trained from scratch in each round, not at all where `strategy` is random.
+        strategy: a name from STRATEGIES.
+        initial: size of the random start set, rows or a share such as "2%" of the available rows.
+        labeled_sizes: labelled rows after each round, the start set included; strictly increasing.
+        arm: name of the directory; default `<role>-<strategy>`.
+        role: "proxy" or "target"; where both roles are filled by one learner, models are found by role and size.
+    Yields:
+        Round 0 (the start set), then one for each size.
+    Raises:
+        BudgetError: a size is above the number of available rows, or not above the one before.
+    """
+    sizes = resolve_sizes([initial, *labeled_sizes], workspace.num_available)
+    arm = arm or (strategy if strategy == "random" else f"{role}-{strategy}")
+    before = start_set(workspace, sizes[0])
+    yield before
+    for number, size in enumerate(sizes[1:], start=1):
+        labels, fitted, signals, scoring_seconds = before.labels, None, None, 0.0
+        if get_strategy(strategy).needs_model:
+            place = START if number == 1 else arm
+            fitted = fit(workspace, model_name(place, role, len(labels)), learner, labels)
+            together = sorted({strategy, *workspace.shared_strategies}) if number == 1 else [strategy]
+            signals, scoring_seconds = score(workspace, fitted, together)
+        selection, ranking_seconds = rank(
+            workspace,
+            f"{arm}/round-{number:03d}",
+            strategy,
+            labels=labels,
+            budget=size - len(labels),
+            round=number,
+            fitted=fitted,
+            signals=signals,
+            parent=before.selection.fingerprint,
+        )
+        labels = labels.append(ask(workspace, f"{arm}/round-{number:03d}", selection))
+        before = Round(
+            number,
+            len(labels),
+            selection,
+            labels,
+            fitted,
+            signals,
+            proxy_seconds=0.0 if fitted is None else fitted.seconds,
+            scoring_seconds=scoring_seconds,
+            ranking_seconds=ranking_seconds,
+        )
+        yield before
+
+
+def core_set(
+    workspace: Workspace,
+    *,
+    learner: Learner | str,
+    strategy: str,
+    labeled_sizes: Sequence[int | str],
+    arm: str | None = None,
+    role: str = "proxy",
+) -> Iterator[Round]:
+    """Shrink: train the proxy on all labels, score them with it, keep the part that the target needs.
+
+    Args:
+        labeled_sizes: how many rows to keep, rows or shares; each size is picked from the whole pool, and with
+            pointwise strategies the smaller is the head of the larger.
+        learner, strategy, arm, role: as in `active_learning`.
+    Yields:
+        one Round a size; its selection and labels are all that is kept.
+    Raises:
+        BudgetError: as `active_learning`.
+    """
+    sizes = resolve_sizes(labeled_sizes, workspace.num_available)
+    arm = arm or (strategy if strategy == "random" else f"{role}-{strategy}")
+    everything = all_labels(workspace)
+    fitted, signals, scoring_seconds = None, None, 0.0
+    if get_strategy(strategy).needs_model:
+        fitted = fit(workspace, model_name(FULL, role, len(everything)), learner, everything)
+        signals, scoring_seconds = score(workspace, fitted, sorted({strategy, *workspace.shared_strategies}))
+    for number, size in enumerate(sizes, start=1):
+        selection, ranking_seconds = rank(
+            workspace,
+            f"{arm}/keep-{size:010d}",
+            strategy,
+            labels=LabelSet.empty(),
+            budget=size,
+            round=number,
+            fitted=fitted,
+            signals=signals,
+            parent=None,
+        )
+        order = np.argsort(everything.positions_L)
+        at_K = order[np.searchsorted(everything.positions_L[order], selection.positions_K)]
+        yield Round(
+            number,
+            size,
+            selection,
+            LabelSet(everything.table.take(at_K)),
+            fitted,
+            signals,
+            proxy_seconds=0.0 if fitted is None else fitted.seconds,
+            scoring_seconds=scoring_seconds,
+            ranking_seconds=ranking_seconds,
+        )
+
+
+def all_labels(workspace: Workspace) -> LabelSet:
+    """Labels of all available rows, in pool order."""
+    positions_L: IntK = np.flatnonzero(workspace.available_N).astype(np.int64)
+    lineage = Lineage(pool={"path": workspace.pool.ref.path}, strategy="all", budget=len(positions_L), round=0,
+                      seed=workspace.seed, labeled_size=len(positions_L))  # fmt: skip
+    everything = Selection(positions_L, workspace.pool.ids(positions_L), None, lineage)
+    return workspace.oracle.collect(everything)
+
+
+def train_target(
+    workspace: Workspace,
+    labels: LabelSet,
+    *,
+    learner: Learner | str,
+    test: Labeled,
+    metrics: Sequence[str] = ("accuracy", "macro_f1"),
+    arm: str = "target",
+) -> TargetResult:
+    """Train the target on labels, then read the test set once.
+
+    Args:
+        arm: directory of the model, below the seed's.
+        metrics: ours (accuracy, error, macro_f1, ...) or names that `evaluate.load` knows.
+    """
+    fitted = fit(workspace, model_name(arm, "target", len(labels)), learner, labels)
+
+    def do(path: Path) -> Mapping[str, Any]:
+        predictor = load_predictor(fitted.directory)
+        rows = getattr(fitted.learner, "rows_per_batch", ROWS_PER_BATCH)
+        predicted = [
+            predictor.predict(test.rows.slice(start, rows)).probs_BC.argmax(axis=1)
+            for start in range(0, len(test), rows)
+        ]
+        values = compute_metrics(
+            list(metrics), np.concatenate(predicted), references_N=test.labels_L, num_classes=len(workspace.class_names)
+        )
+        return {"metrics": values}
+
+    inputs = {
+        "model": fitted.fingerprint,
+        "test": fingerprint_array(test.labels_L),
+        "test_rows": len(test),
+        "metrics": list(metrics),
+    }
+    step = workspace.step(f"{fitted.name}/metrics", inputs, do)
+    return TargetResult(fitted, len(labels), step.output["metrics"])
+
+
+def resolve_sizes(sizes: Sequence[int | str], num_available: int) -> list[int]:
+    """Sizes in rows from rows or shares ("2%"), strictly increasing and at most `num_available`.
+
+    Raises:
+        BudgetError: names the size and the number of available rows.
+    """
+    resolved: list[int] = []
+    for size in sizes:
+        rows = resolve_size(size, num_available, f"size {size}")
+        if resolved and rows <= resolved[-1]:
+            raise BudgetError(f"size {size} is {rows:,} rows, not more than the {resolved[-1]:,} before it; raise it")
+        resolved.append(rows)
+    return resolved

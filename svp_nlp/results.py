@@ -1,0 +1,91 @@
+"""What a run has found so far, read from its directory: `svp status` and the input of the report. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from svp_nlp.errors import RunError
+from svp_nlp.files import read_json, write_json
+from svp_nlp.run import LOCK_FILE, RECIPE_FILE, STEP_FILE
+
+RESULTS_FILE = "results.json"
+
+
+def save_results(run_dir: Path, results: Mapping[str, Any]) -> None:
+    """Keep what the report is made of; written again after each arm, so a report of an unfinished run is possible."""
+    write_json(run_dir / RESULTS_FILE, results)
+
+
+def collect(run_dir: str | Path) -> dict[str, Any]:
+    """The results of a run, as `report.write_report` takes them.
+
+    Raises:
+        RunError: not a run directory, or no arm of it is finished yet.
+    """
+    run_dir = _run_directory(run_dir)
+    if not (run_dir / RESULTS_FILE).exists():
+        raise RunError(f"{run_dir} has no finished arm yet; `svp status {run_dir}` tells how far it is")
+    results: dict[str, Any] = read_json(run_dir / RESULTS_FILE)
+    return results
+
+
+def run_status(run_dir: str | Path) -> dict[str, Any]:
+    """How far a run is.
+
+    Returns:
+        `state` (done, running, interrupted), `rounds` (seed, arm, round, strategy, labeled_size, picked, fingerprint of
+        the selection), `targets` (seed, arm, labeled_size, metrics).
+    Raises:
+        RunError: not a run directory.
+    """
+    run_dir = _run_directory(run_dir)
+    rounds, targets = [], []
+    for path in sorted(run_dir.glob(f"seed-*/*/**/{STEP_FILE}")):
+        step = read_json(path)
+        parts = path.relative_to(run_dir).parts
+        seed, arm = int(parts[0].removeprefix("seed-")), parts[1]
+        if parts[-2] == "selection":
+            place = parts[2] if len(parts) > 4 else "round-000"
+            rounds.append(
+                {
+                    "seed": seed,
+                    "arm": arm,
+                    "round": place,
+                    "strategy": step["inputs"]["strategy"],
+                    "labeled_size": step["output"]["labeled_size"],
+                    "picked": step["output"]["picked"],
+                    "fingerprint": step["output"]["fingerprint"],
+                }
+            )
+        elif parts[-2] == "metrics":
+            size = int(parts[2].rpartition("-")[2])
+            targets.append({"seed": seed, "arm": arm, "labeled_size": size, **step["output"]["metrics"]})
+    done = (run_dir / RESULTS_FILE).exists() and read_json(run_dir / RESULTS_FILE).get("finished", False)
+    state = "done" if done else "running" if _is_locked(run_dir) else "interrupted"
+    return {"run_dir": str(run_dir), "state": state, "rounds": rounds, "targets": targets}
+
+
+def _run_directory(run_dir: str | Path) -> Path:
+    run_dir = Path(run_dir)
+    if not (run_dir / RECIPE_FILE).exists():
+        what = "is not a run directory" if run_dir.exists() else "does not exist"
+        raise RunError(f"{run_dir} {what}; expected one that `svp run` has made")
+    return run_dir
+
+
+def _is_locked(run_dir: Path) -> bool:
+    if not (run_dir / LOCK_FILE).exists():
+        return False
+    with contextlib.suppress(OSError):
+        lock = filelock.FileLock(run_dir / LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        lock.release()
+    return False

@@ -1,0 +1,122 @@
+"""Scores of a whole pool: a picklable task, cut into shards that anybody may do in any order.
+
+The scores of a row do not depend on who computes them: shards are cut by the pool, batches inside the shard, and
+pointwise strategies look at one row at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from svp_nlp.arrays import check_probs, fingerprint_json
+from svp_nlp.errors import Interrupted, SignalError
+from svp_nlp.models import load_predictor
+from svp_nlp.models.base import Predictor
+from svp_nlp.pool import Pool, PoolRef, Shard
+from svp_nlp.store import SignalStore
+from svp_nlp.strategies import get_strategy
+
+_BATCHES_PER_SHARD = 16
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """What is scored with what, and where the scores go. Small and picklable: workers open the rest themselves.
+
+    Args:
+        strategies: names of pointwise strategies, each becomes a signal of its name.
+        keep: of `probs` and `embeddings`, those to store as signals as well.
+    """
+
+    pool_ref: PoolRef
+    predictor_dir: Path
+    predictor_fingerprint: str
+    store_dir: Path
+    num_rows: int
+    rows_per_batch: int
+    strategies: tuple[str, ...]
+    keep: tuple[str, ...] = ()
+
+    @property
+    def signal_names(self) -> tuple[str, ...]:
+        return (*self.strategies, *self.keep)
+
+    @cached_property
+    def key(self) -> str:
+        """What a finished shard must agree with to be used again."""
+        return fingerprint_json(
+            [self.predictor_fingerprint, self.num_rows, self.rows_per_batch, sorted(self.signal_names)]
+        )
+
+    def store(self) -> SignalStore:
+        return SignalStore(self.store_dir, self.num_rows, key=self.key)
+
+    def shards(self, pool: Pool) -> list[Shard]:
+        return pool.shards(self.rows_per_batch * _BATCHES_PER_SHARD)
+
+
+def score_shard(
+    task: ScoreTask,
+    shard: Shard,
+    *,
+    pool: Pool,
+    predictor: Predictor,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> dict[str, npt.NDArray[Any]]:
+    """Signals of one shard.
+
+    Returns:
+        name -> array [rows of the shard, ...], float32.
+    Raises:
+        SignalError: the predictor gave NaN or no probabilities; names the first position.
+        Interrupted: the process was asked to stop; the shard is lost, those before it are stored.
+    """
+    signals: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in task.signal_names}
+    start = shard.start
+    for batch in pool.batches(shard, task.rows_per_batch):
+        if stop_requested():
+            raise Interrupted(f"stopped while scoring rows {shard.start:,} to {shard.stop:,}")
+        prediction = predictor.predict(batch, embeddings="embeddings" in task.keep)
+        try:
+            check_probs(prediction.probs_BC)
+        except SignalError as error:
+            raise SignalError(f"batch of rows {start:,} to {start + batch.num_rows:,}: {error}") from None
+        arrays = {"probs": prediction.probs_BC}
+        for name in task.strategies:
+            signals[name].append(get_strategy(name).scores(arrays, seed=0))
+        if "probs" in task.keep:
+            signals["probs"].append(prediction.probs_BC)
+        if "embeddings" in task.keep:
+            assert prediction.embeddings_BD is not None
+            signals["embeddings"].append(prediction.embeddings_BD)
+        start += batch.num_rows
+    return {name: np.concatenate(parts) for name, parts in signals.items()}
+
+
+def score_shards(
+    task: ScoreTask,
+    shards: list[Shard],
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+    on_shard: Callable[[Shard, float], None] = lambda shard, seconds: None,
+) -> None:
+    """Score shards one after the other and store each durably; what one worker of any engine does."""
+    if not shards:
+        return
+    pool, predictor, store = task.pool_ref.open(), load_predictor(task.predictor_dir), task.store()
+    for shard in shards:
+        if stop_requested():
+            raise Interrupted(f"stopped before scoring rows {shard.start:,} to {shard.stop:,}")
+        started = time.perf_counter()
+        columns = score_shard(task, shard, pool=pool, predictor=predictor, stop_requested=stop_requested)
+        seconds = time.perf_counter() - started
+        store.write(shard, seconds=seconds, **columns)
+        on_shard(shard, seconds)

@@ -1,0 +1,151 @@
+"""The artifact of a round: which rows were picked, with the lineage that tells how."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from svp_nlp.arrays import FloatK, IntK, fingerprint_array
+from svp_nlp.errors import LineageError
+from svp_nlp.files import atomic_file, read_json, write_json
+
+if TYPE_CHECKING:
+    import datasets
+
+    from svp_nlp.labels import LabelSet
+    from svp_nlp.pool import Pool
+
+_LINEAGE_FILE = "lineage.json"
+_DATA_FILE = "selection.parquet"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a selection comes from; JSON values only."""
+
+    pool: Mapping[str, Any]  # path, name, split, revision, columns, rows, fingerprint
+    strategy: str
+    budget: int
+    round: int
+    seed: int
+    labeled_size: int  # labels in all, once this selection is labelled
+    parent: str | None = None  # fingerprint of the selection before
+    proxy: Mapping[str, Any] | None = None  # kind, spec, fingerprint, reproducible; None where no model chose
+    scoring: Mapping[str, Any] = field(default_factory=dict)  # dtype, world_size, rows
+    recipe_sha256: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Picked rows, best first.
+
+    Attributes:
+        positions_K: int64 [K], absolute positions in the pool, unique.
+        ids_K: string array [K], the ids of these rows.
+        scores_K: float32 [K], descending; None where the strategy gives none.
+        lineage: how they were picked.
+    """
+
+    positions_K: IntK
+    ids_K: pa.Array
+    scores_K: FloatK | None
+    lineage: Lineage
+
+    def __len__(self) -> int:
+        return len(self.positions_K)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of positions and ids in order. Scores stay out: another machine may round them differently."""
+        ids = pa.concat_arrays([self.ids_K.cast(pa.large_string())])
+        _, offsets, data = ids.buffers()
+        content = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+        start, stop = np.frombuffer(offsets, np.int64)[[ids.offset, ids.offset + len(ids)]] if len(ids) else (0, 0)
+        return fingerprint_array(np.concatenate([self.positions_K.astype("<i8").view(np.uint8), content[start:stop]]))
+
+    def verify(self, pool: Pool) -> None:
+        """Check that `pool` is the one that this selection was made from.
+
+        Raises:
+            LineageError: names the first position whose id differs.
+        """
+        if len(self) and int(self.positions_K.max()) >= len(pool):
+            raise LineageError(
+                f"the selection holds position {int(self.positions_K.max()):,}, the pool has {len(pool):,} rows; "
+                f"expected the pool {self.lineage.pool.get('path')} @ {self.lineage.pool.get('revision')}"
+            )
+        found = pool.ids(self.positions_K).to_pylist()
+        for position, expected, actual in zip(self.positions_K, self.ids_K.to_pylist(), found, strict=True):
+            if expected != actual:
+                raise LineageError(
+                    f"position {position:,} has the id {actual} in this pool, {expected} in the selection; "
+                    f"expected the pool {self.lineage.pool.get('path')} @ {self.lineage.pool.get('revision')}"
+                )
+
+    def to_dataset(self, pool: Pool, labels: LabelSet | None = None) -> datasets.Dataset:
+        """The picked rows of the pool with all their columns, in the order of the selection.
+
+        Adds `svp_position, svp_id, svp_score` and, when `labels` cover the selection, `svp_label, svp_round,
+        svp_label_source`. Rows that labels do not cover are left out.
+
+        Raises:
+            LineageError: the pool is another one.
+        """
+        self.verify(pool)
+        scores_K = np.full(len(self), np.nan, np.float32) if self.scores_K is None else self.scores_K
+        extra = pa.table({"svp_position": self.positions_K, "svp_id": self.ids_K, "svp_score": scores_K})
+        if labels is not None:
+            given = labels.table.select(["position", "label", "round", "source"])
+            order = np.argsort(given["position"].to_numpy())
+            at = np.searchsorted(given["position"].to_numpy()[order], self.positions_K)
+            covered = np.isin(self.positions_K, given["position"].to_numpy())
+            rows = given.take(pa.array(order[at[covered]]))
+            extra = extra.filter(pa.array(covered))
+            for name, column in (("svp_label", "label"), ("svp_round", "round"), ("svp_label_source", "source")):
+                extra = extra.append_column(name, rows[column])
+        dataset = pool.dataset(extra["svp_position"].to_numpy())
+        for name in extra.column_names:
+            dataset = dataset.add_column(name, extra[name].combine_chunks())
+        return dataset
+
+    def save(self, directory: Path) -> None:
+        """Write selection.parquet and lineage.json into `directory`, the lineage last."""
+        scores = pa.nulls(len(self), pa.float32()) if self.scores_K is None else pa.array(self.scores_K, pa.float32())
+        table = pa.table({"svp_position": self.positions_K, "svp_id": self.ids_K, "svp_score": scores})
+        with atomic_file(directory / _DATA_FILE) as tmp:
+            pq.write_table(table, tmp, compression="zstd", use_dictionary=False)
+        write_json(directory / _LINEAGE_FILE, dataclasses.asdict(self.lineage) | {"fingerprint": self.fingerprint})
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Selection:
+        """Read what `save` wrote.
+
+        Raises:
+            LineageError: the rows are not those that the lineage was written for.
+            RunError: a file is missing or damaged.
+        """
+        directory = Path(directory)
+        stored = read_json(directory / _LINEAGE_FILE)
+        expected = stored.pop("fingerprint")
+        table = pq.read_table(directory / _DATA_FILE)
+        scores = table["svp_score"]
+        selection = cls(
+            positions_K=table["svp_position"].to_numpy(),
+            ids_K=table["svp_id"].combine_chunks(),
+            scores_K=None if len(table) and scores.null_count == len(scores) else scores.to_numpy(),
+            lineage=Lineage(**stored),
+        )
+        if selection.fingerprint != expected:
+            raise LineageError(
+                f"{directory / _DATA_FILE}: its rows hash to {selection.fingerprint}, the lineage says {expected}; "
+                "the file was changed: make the selection again"
+            )
+        return selection

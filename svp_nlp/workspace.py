@@ -1,0 +1,294 @@
+"""What the loops are made of: a workspace, and the steps fit, score, rank, ask.
+
+Each step is written to the run directory when it is finished, so every function here can be called again after a
+crash and goes on where it was.
+
+    run/seed-0/start/{selection,labels}                     the random start set, shared by all arms
+    run/seed-0/start/proxy-0000001200/{model,signals}       a model lies beside its scores, under its labelled size
+    run/seed-0/proxy-margin/round-001/{selection,labels}
+    run/seed-0/proxy-margin/target-0000006000/{model,metrics}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svp_nlp.arrays import BoolN, fingerprint_array, keyed_hash
+from svp_nlp.engines import Engine, LocalEngine
+from svp_nlp.errors import LabelError, WaitingForLabels
+from svp_nlp.files import atomic_directory
+from svp_nlp.labels import LabelSet
+from svp_nlp.models import make_learner
+from svp_nlp.models.base import Event, FitContext, Labeled, Learner
+from svp_nlp.oracles.base import Oracle
+from svp_nlp.pool import Pool
+from svp_nlp.run import Run, Step, library_versions
+from svp_nlp.scoring import ScoreTask
+from svp_nlp.selection import Lineage, Selection
+from svp_nlp.store import SignalStore
+from svp_nlp.strategies import Picks, get_strategy, select, top_k
+
+START = "start"  # directory of what all arms of a seed share in active learning
+FULL = "full"  # the same for core-set selection: models trained on all labels
+ROWS_PER_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What the loops share: a pool, who labels it, a seed, and the directory that remembers.
+
+    Attributes:
+        available_N: rows that may be picked: usable, and the oracle can answer for them.
+        dev: rows for choosing among epochs, or the share of the labelled rows that is held out for it.
+        shared_strategies: strategies that are scored together with the models that all arms share.
+    """
+
+    run: Run
+    pool: Pool
+    class_names: tuple[str, ...]
+    available_N: BoolN
+    oracle: Oracle
+    seed: int
+    dev: Labeled | float | None = None
+    engine: Engine = dataclasses.field(default_factory=LocalEngine)
+    recipe_sha256: str | None = None
+    shared_strategies: tuple[str, ...] = ()
+
+    @property
+    def num_available(self) -> int:
+        return int(np.count_nonzero(self.available_N))
+
+    def labeled(self, labels: LabelSet) -> Labeled:
+        """The labelled rows as a learner takes them."""
+        positions_L = labels.positions_L
+        return Labeled(self.pool.take(positions_L), labels.indices(self.class_names), positions_L, self.class_names)
+
+    def split_dev(self, labels: LabelSet) -> tuple[LabelSet, Labeled | None]:
+        """Labels to train on, and rows to choose epochs by; a held-out row stays held out in every later round."""
+        if not isinstance(self.dev, float):
+            return labels, self.dev
+        draw_L = keyed_hash(self.pool.keys_N[labels.positions_L], self.seed, "dev") >> np.uint64(11)
+        held_L = draw_L * 2.0**-53 < self.dev
+        if not held_L.any() or held_L.all():
+            raise LabelError(
+                f"a dev share of {self.dev} of {len(labels):,} labelled rows leaves one side empty; "
+                "raise the share, label more, or give a dev set"
+            )
+        return LabelSet(labels.table.filter(~held_L)), self.labeled(LabelSet(labels.table.filter(held_L)))
+
+    def step(self, name: str, inputs: Mapping[str, Any], do: Any) -> Step:
+        """A step of this seed."""
+        return self.run.step(f"seed-{self.seed}/{name}", inputs, do)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model in the run directory."""
+
+    directory: Path
+    fingerprint: str
+    seconds: float
+    report: Mapping[str, Any]
+    learner: Learner
+    name: str  # of its directory below the seed's, without the last part
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        spec = self.learner.spec
+        return {
+            "kind": spec.kind,
+            "spec": spec.model_dump(mode="json"),
+            "fingerprint": self.fingerprint,
+            "reproducible": self.learner.reproducible,
+        }
+
+
+@dataclass(frozen=True)
+class Round:
+    """A finished round.
+
+    Attributes:
+        selection: what this round picked (in core-set selection: all that is kept).
+        labels: all labels so far, the start set included.
+        fitted: the model that chose; None for random.
+        signals: its scores of the whole pool; None for random.
+        proxy_seconds, scoring_seconds, ranking_seconds: cost of this round alone.
+    """
+
+    round: int
+    labeled_size: int
+    selection: Selection
+    labels: LabelSet
+    fitted: Fitted | None = None
+    signals: SignalStore | None = None
+    proxy_seconds: float = 0.0
+    scoring_seconds: float = 0.0
+    ranking_seconds: float = 0.0
+
+
+def fit(workspace: Workspace, name: str, learner: Learner | str, labels: LabelSet) -> Fitted:
+    """Fit a learner (or the `kind` of one, with default options) on labels, once; it lies in `<name>/model`."""
+    learner = make_learner(learner) if isinstance(learner, str) else learner
+    uses_dev = hasattr(learner.spec, "training")  # learners that train in epochs; fastText has nothing to choose
+    dev_input = None
+    if uses_dev and workspace.dev is not None:
+        dev = workspace.dev
+        dev_input = (
+            dev if isinstance(dev, float) else fingerprint_array(dev.positions_L) + fingerprint_array(dev.labels_L)
+        )
+    inputs = {
+        "learner": learner.spec.model_dump(mode="json"),
+        "seed": workspace.seed,
+        "pool": workspace.pool.fingerprint,
+        "labels": labels.fingerprint,
+        "classes": list(workspace.class_names),
+        "dev": dev_input,
+    }
+
+    def do(path: Path) -> Mapping[str, Any]:
+        checkpoints = path / "checkpoints"
+
+        def on_event(event: Event) -> None:
+            workspace.run.log_event({"step": f"seed-{workspace.seed}/{name}", **event})
+
+        train, dev = workspace.split_dev(labels) if uses_dev else (labels, None)
+        context = FitContext(checkpoints, on_event, workspace.run.stop_requested)
+        predictor = learner.fit(workspace.labeled(train), dev=dev, seed=workspace.seed, context=context)
+        with atomic_directory(path / "weights") as directory:
+            predictor.save(directory)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        output: dict[str, Any] = {"fingerprint": predictor.fingerprint, "report": predictor.report}
+        if "seconds" in predictor.report:  # counts the attempts before a crash as well
+            output["seconds"] = predictor.report["seconds"]
+        return output
+
+    step = workspace.step(f"{name}/model", inputs, do)
+    output = step.output
+    return Fitted(step.path / "weights", output["fingerprint"], step.seconds, output["report"], learner, name)
+
+
+def score(workspace: Workspace, fitted: Fitted, strategies: Sequence[str]) -> tuple[SignalStore, float]:
+    """Score the whole pool with a model, once; returns the signals and the seconds that it took."""
+    chosen = [get_strategy(name) for name in strategies]
+    pool = workspace.pool
+    task = ScoreTask(
+        pool_ref=pool.ref,
+        predictor_dir=fitted.directory,
+        predictor_fingerprint=fitted.fingerprint,
+        store_dir=workspace.run.directory / f"seed-{workspace.seed}" / fitted.name / "signals",
+        num_rows=len(pool),
+        rows_per_batch=getattr(fitted.learner, "rows_per_batch", ROWS_PER_BATCH),
+        strategies=tuple(s.name for s in chosen if s.kind == "pointwise" and s.needs_model),
+        keep=tuple(sorted({signal for s in chosen if s.kind == "setwise" for signal in s.signals})),
+    )
+
+    def do(path: Path) -> Mapping[str, Any]:
+        shards, store = task.shards(pool), task.store()
+        left = store.missing(task.signal_names, shards)
+        workspace.run.log_event({"event": "scoring", "step": fitted.name, "shards": len(shards), "to_do": len(left)})
+        workspace.engine.map_shards(task, left, stop_requested=workspace.run.stop_requested)
+        manifest = store.seal(shards)
+        return {"seconds": manifest["seconds"], "signals": sorted(task.signal_names)}
+
+    inputs = {"model": fitted.fingerprint, "pool": pool.fingerprint, "signals": sorted(task.signal_names)}
+    step = workspace.step(f"{fitted.name}/signals", inputs, do)
+    return task.store(), step.seconds
+
+
+def rank(
+    workspace: Workspace,
+    name: str,
+    strategy_name: str,
+    *,
+    labels: LabelSet,
+    budget: int,
+    round: int,
+    fitted: Fitted | None,
+    signals: SignalStore | None,
+    parent: str | None,
+) -> tuple[Selection, float]:
+    """Pick `budget` unlabelled rows by the signals of a round, once; returns them and the seconds."""
+    strategy, pool, seed = get_strategy(strategy_name), workspace.pool, workspace.seed
+    ref = pool.ref
+    inputs = {
+        "strategy": strategy.name,
+        "budget": budget,
+        "seed": seed,
+        "pool": pool.fingerprint,
+        "labels": labels.fingerprint,
+        "model": None if fitted is None else fitted.fingerprint,
+    }
+
+    def do(path: Path) -> Mapping[str, Any]:
+        available_N = workspace.available_N.copy()
+        available_N[labels.positions_L] = False
+        picks = _pick(strategy_name, pool, signals, budget=budget, seed=seed, available_N=available_N)
+        lineage = Lineage(
+            pool={**dataclasses.asdict(ref), "rows": len(pool), "fingerprint": pool.fingerprint},
+            strategy=strategy.name,
+            budget=budget,
+            round=round,
+            seed=seed,
+            labeled_size=len(labels) + budget,
+            parent=parent,
+            proxy=None if fitted is None else fitted.lineage,
+            scoring={"dtype": "float32", "world_size": workspace.engine.world_size, "rows": len(pool)},
+            recipe_sha256=workspace.recipe_sha256,
+            versions=library_versions(),
+        )
+        selection = Selection(picks.positions_K, pool.ids(picks.positions_K), picks.scores_K, lineage)
+        selection.save(path)
+        return {"fingerprint": selection.fingerprint, "picked": len(selection), "labeled_size": lineage.labeled_size}
+
+    step = workspace.step(f"{name}/selection", inputs, do)
+    return Selection.load(step.path), step.seconds
+
+
+def _pick(
+    strategy_name: str, pool: Pool, signals: SignalStore | None, *, budget: int, seed: int, available_N: BoolN
+) -> Picks:
+    strategy = get_strategy(strategy_name)
+    arrays: dict[str, Any] = {"keys": pool.keys_N}
+    if signals is not None and strategy.kind == "setwise":
+        arrays |= {name: signals[name] for name in strategy.signals}
+    if signals is None or strategy.kind == "setwise":
+        return select(strategy, arrays, budget=budget, seed=seed, available=available_N, keys=pool.keys_N)
+    # The scores are there already: only the cut is left.
+    scores_N = signals[strategy.name]
+    positions_K = top_k(
+        scores_N, pool.keys_N, budget=budget, seed=seed, available_N=available_N, name=f"{strategy.name} scores"
+    )
+    return Picks(positions_K, np.asarray(scores_N[positions_K]), strategy.name)
+
+
+def ask(workspace: Workspace, name: str, selection: Selection) -> LabelSet:
+    """Have a selection labelled, once.
+
+    Raises:
+        WaitingForLabels: not all answers have come yet.
+    """
+    path = workspace.run.directory / f"seed-{workspace.seed}" / name / "labels"
+
+    def do(path: Path) -> Mapping[str, Any]:
+        workspace.oracle.request(selection, workspace.pool)
+        labels = workspace.oracle.collect(selection)
+        if len(labels) < len(selection):
+            raise WaitingForLabels(f"{name}: {len(labels):,} of {len(selection):,} labels have come in")
+        labels.save(path / "labels.parquet")
+        return {"labels": len(labels), "classes": labels.class_counts(workspace.class_names)}
+
+    inputs = {"selection": selection.fingerprint, "oracle": workspace.oracle.fingerprint}
+    workspace.step(f"{name}/labels", inputs, do)
+    return LabelSet.load(path / "labels.parquet")
+
+
+def model_name(place: str, role: str, labeled_size: int) -> str:
+    """Where a model lies below the seed's directory."""
+    return f"{place}/{role}-{labeled_size:010d}"
