@@ -18,7 +18,7 @@ from svp_nlp.arrays import IntK
 from svp_nlp.errors import TrainingError
 from svp_nlp.models.base import Event, FitContext, TrainingSpec
 from svp_nlp.models.batches import Examples, collate_rng, made_ahead, split_batch, step_seed
-from svp_nlp.models.devices import clear_errors, to_device
+from svp_nlp.models.devices import clear_errors, seed_torch, to_device
 from svp_nlp.models.prediction import logits_of
 
 Labels: TypeAlias = npt.NDArray[np.int64]
@@ -129,7 +129,7 @@ def take_step(fit: Fit, share: Share, *, rate: float) -> Tensor:
     accelerator, spec, place = fit.accelerator, fit.spec, fit.accelerator.device
     for group in fit.optimizer.param_groups:
         group["lr"] = rate
-    torch.manual_seed(step_seed(fit.seed, fit.progress.step, f"dropout {accelerator.process_index}"))
+    seed_torch(step_seed(fit.seed, fit.progress.step, f"dropout {accelerator.process_index}"), place)
     measured = torch.zeros(2, device=place)
     largest = max(len(labels_B) for labels_B in share.labels)
     advice = (

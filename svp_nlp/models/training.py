@@ -59,6 +59,11 @@ class TrainingResult:
     seconds: float  # training and dev evaluation over all attempts; not checkpoints, nor steps that were lost
     steps: int  # optimiser steps
 
+    @property
+    def report(self) -> Event:
+        """As JSON values, for `Predictor.report`."""
+        return {**asdict(self), "history": list(self.history)}
+
 
 def train(
     model: nn.Module,
@@ -97,8 +102,11 @@ def train(
     _check(examples, labels_L, dev=dev, spec=training, what=what)
     accelerator = make_accelerator(training.mixed_precision)
     identity = _identity(model, examples, labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed)
-    forward = accelerator.prepare_model(Wrapped(model))
-    optimizer = accelerator.prepare_optimizer(make_optimizer(model, training))
+    wrapped = Wrapped(model)
+    forward = accelerator.prepare_model(wrapped)
+    optimizer: Any = make_optimizer(model, training)
+    if accelerator.scaler is not None:  # without a scaler the wrapper only looks for packages, 0.5 ms a step
+        optimizer = accelerator.prepare_optimizer(optimizer)
     fit = Fit(
         model=model, forward=forward, optimizer=optimizer, accelerator=accelerator, examples=examples,
         labels_L=labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed, context=context, what=what,
@@ -110,7 +118,7 @@ def train(
             _run(fit)
         finally:
             optimizer.zero_grad()
-            accelerator.free_memory()
+            del wrapped.model  # Accelerate's patch is a reference cycle: it would hold the weights until the next gc
     if fit.best:
         model.load_state_dict(fit.best)
     model.eval()
@@ -121,16 +129,12 @@ def train(
     )
 
 
-def _check(
-    examples: Examples,
-    labels_L: Labels,
-    *,
-    dev: Dev | None,
-    spec: TrainingSpec,
-    what: str,
-) -> None:
+def _check(examples: Examples, labels_L: Labels, *, dev: Dev | None, spec: TrainingSpec, what: str) -> None:
     if len(labels_L) == 0:
         raise TrainingError(f"{what}: no labelled row to train on; label some rows first")
+    if labels_L.min() < 0:
+        row = int(labels_L.argmin())
+        raise TrainingError(f"{what}: training row {row} has label {labels_L[row]}; expected class numbers from 0")
     if dev is not None and len(dev[1]) == 0:
         raise TrainingError(f"{what}: the dev set is empty; give it rows or leave it out")
     if spec.early_stopping_patience is not None and dev is None:
@@ -245,12 +249,13 @@ def _stop_or_save(fit: Fit, *, check_every: int) -> None:
             save_checkpoint(directory, progress.step, tensors=tensors, state=state)
         fit.saved_step, fit.saved_at = progress.step, time.monotonic()
     if stop:
-        raise Interrupted(f"stopped during training of {fit.what}; the same command goes on from here")
+        then = "starts it again" if directory is None else "goes on from here"
+        raise Interrupted(f"stopped during training of {fit.what}; the same command {then}")
 
 
 def _stopped_early(fit: Fit) -> bool:
     patience, progress = fit.spec.early_stopping_patience, fit.progress
-    return patience is not None and progress.epoch - progress.best_epoch >= patience and progress.epoch > 0
+    return patience is not None and progress.epoch - progress.best_epoch >= patience
 
 
 def _train_epoch(fit: Fit, batches: Sequence[IntK]) -> None:
