@@ -50,7 +50,7 @@ class TrainingSpec(Spec):
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     schedule: tuple[ScheduleStage, ...] | None = Field(
-        None, description="stages of constant learning rate; excludes num_train_epochs, learning_rate and lr_scheduler"
+        default=None, description="stages of constant learning rate; excludes num_train_epochs, learning_rate and lr_scheduler"
     )
     num_train_epochs: Annotated[int, Field(ge=1)] = 15
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
@@ -61,16 +61,16 @@ class TrainingSpec(Spec):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     global_batch_size: Annotated[int, Field(ge=1)] = 128
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = Field(
-        1, description="a global batch is computed in this many parts: same result, less memory"
+        default=1, description="a global batch is computed in this many parts: same result, less memory"
     )
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     eval_batch_size: Annotated[int, Field(ge=1)] = 256
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="stop after this many epochs without a better dev accuracy; needs a dev set"
+        default=None, description="stop after this many epochs without a better dev accuracy; needs a dev set"
     )
     checkpoint_every_s: Annotated[float, Field(ge=0)] = Field(
-        300.0, description="seconds between checkpoints; 0 = after every optimiser step"
+        default=300.0, description="seconds between checkpoints; 0 = after every optimiser step"
     )
 
     @model_validator(mode="after")
