@@ -1,0 +1,313 @@
+"""The `svp` command. Heavy imports stay inside the commands, so that `svp --help` answers at once.
+
+JSON is one object on stdout; messages, logs and bars go to stderr. Exit codes: 0 done, 1 failed, 2 bad recipe, data or
+usage (found before any work), 3 waiting for labels, 4 interrupted and resumable, 5 remote conflict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from svp_nlp.errors import Interrupted, RecipeError, SVPError
+from svp_nlp.files import safe_name
+from svp_nlp.recipe_yaml import find_recipe, recipes_directory, scrub, shipped_recipes
+
+app = typer.Typer(
+    name="svp",
+    help="Selection via Proxy: a small model chooses what a large one learns from.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+recipes_app = typer.Typer(help="List the shipped recipes, or show one.", invoke_without_command=True)
+app.add_typer(recipes_app, name="recipes")
+
+
+class Format(str, enum.Enum):
+    """What goes to stdout."""
+
+    human = "human"
+    json = "json"
+    quiet = "quiet"
+
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: proxy.epochs=5. May be repeated."),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="What goes to stdout; json is one object.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="More messages, and tracebacks.")]
+
+
+class _ScrubbingFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return scrub(super().format(record))  # the finished text: tokens may hide in arguments and tracebacks
+
+
+def _start_logging(output: Format, verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_ScrubbingFormatter("%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if isinstance(h.formatter, _ScrubbingFormatter)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    ours = logging.INFO if output is Format.human else logging.WARNING
+    logging.getLogger("svp_nlp").setLevel(logging.DEBUG if verbose else ours)
+    if output is not Format.human or not sys.stderr.isatty():
+        # Read by datasets and huggingface_hub when they are imported, which is later.
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@contextlib.contextmanager
+def _command(output: Format, verbose: bool) -> Iterator[None]:
+    """Turn every way in which a command can end into a message and an exit code."""
+    _start_logging(output, verbose)
+    try:
+        yield
+    except SVPError as error:
+        _fail(error, str(error), error.exit_code, output, verbose)
+    except KeyboardInterrupt as error:
+        _fail(error, "interrupted; the same command goes on from here", Interrupted.exit_code, output, verbose)
+    except BrokenPipeError:  # `svp ... | head`: nobody reads any more, also not at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        hint = "" if verbose else " (run again with -v for the traceback)"
+        _fail(error, f"{type(error).__name__}: {_one_line(error)}{hint}", 1, output, verbose)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or "no message"
+
+
+def _fail(error: BaseException, message: str, exit_code: int, output: Format, verbose: bool) -> None:
+    message = scrub(message)
+    if verbose:
+        typer.echo(scrub("".join(traceback.format_exception(error))), err=True)
+    word = "stopped" if exit_code == Interrupted.exit_code else "error"
+    typer.echo(f"{word}: {message}", err=True)
+    if output is Format.json:
+        _print_json({"error": message, "kind": type(error).__name__, "exit_code": exit_code})
+    raise typer.Exit(exit_code)
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    # allow_nan=False: NaN is not JSON, and a reader in another language would refuse all of it.
+    typer.echo(scrub(json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False)))
+
+
+def _refuse_several_processes() -> None:
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if world_size not in ("", "0", "1"):
+        raise RecipeError(
+            f"{world_size} processes were started (WORLD_SIZE); this version runs in one: start it as "
+            "`svp run RECIPE`, or `accelerate launch --num_processes 1 -m svp_nlp run RECIPE`"
+        )
+
+
+def default_run_directory(recipe_file: Path) -> Path:
+    """`runs/<name of the file>`; shipped recipes, whose file names repeat, are told apart by their folder."""
+    stem = recipe_file.name.removesuffix(".yaml").removesuffix(".yml")
+    with contextlib.suppress(RecipeError):
+        if recipe_file.resolve().parent.parent == recipes_directory():
+            stem = f"{recipe_file.resolve().parent.name}-{stem}"
+    return Path("runs") / safe_name(stem, "the recipe's file name, from which the run directory gets its name,")
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Where all results go. [default: runs/<recipe>]")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan and its cost, write nothing.")
+    ] = False,
+    output: FormatOption = Format.human,
+    verbose: VerboseOption = False,
+) -> None:
+    """Do what a recipe says; on the same run directory, go on where it stopped."""
+    with _command(output, verbose):
+        _refuse_several_processes()
+        from svp_nlp.recipe import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
+        directory = run_dir or default_run_directory(find_recipe(recipe))
+        if dry_run:
+            from svp_nlp.plan import plan
+
+            _show(plan(loaded), output)
+            return
+        from svp_nlp.experiment import run_recipe
+        from svp_nlp.run import stop_on_signals
+
+        with stop_on_signals() as stop_requested:
+            result = run_recipe(loaded, directory, stop_requested=stop_requested)
+        summary = result.pop("report")
+        if output is Format.human:
+            _print_table(summary)
+        shown = {"report": result["report_html"], "selected": result["selected"]}
+        human = [f"{name:<9} {path}" for name, path in shown.items() if path]
+        _show(result, output, quiet=result["selected"] or result["run_dir"], human=["", *human])
+
+
+def _print_table(summary: Any) -> None:
+    from rich.console import Console
+
+    from svp_nlp.report import console_table
+
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    Console(file=sys.stdout, highlight=False).print(console_table(summary, ascii_only=not is_unicode))
+
+
+def _show(result: Mapping[str, Any], output: Format, *, quiet: str = "", human: Sequence[str] = ()) -> None:
+    """Print what was asked for; `lines` in a result are for people, as `human` is."""
+    if output is Format.json:
+        _print_json({key: value for key, value in result.items() if key != "lines"})
+    elif output is Format.quiet:
+        if quiet:
+            typer.echo(quiet)
+    else:
+        typer.echo(scrub("\n".join([*result.get("lines", ()), *human])))
+
+
+@app.command()
+def status(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    output: FormatOption = Format.human,
+    verbose: VerboseOption = False,
+) -> None:
+    """How far a run is, with the fingerprint of each selection."""
+    with _command(output, verbose):
+        from svp_nlp.results import run_status
+
+        found = run_status(run_dir)
+        _show(found, output, quiet=str(found["state"]), human=_status_lines(run_dir, found))
+
+
+def _status_lines(run_dir: Path, found: Mapping[str, Any]) -> list[str]:
+    lines = [f"{run_dir}: {found['state']}"]
+    for title, key in (("rounds", "rounds"), ("targets", "targets")):
+        rows: Sequence[Mapping[str, Any]] = found.get(key) or ()
+        if rows:
+            lines += ["", title, *_table(rows)]
+    return lines
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    columns = [name for name in rows[0] if not isinstance(rows[0][name], dict | list)]
+    cells = [columns, *([_cell(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(len(line[number]) for line in cells) for number in range(len(columns))]
+    return ["  " + "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories; several are compared.")],
+    directory: Annotated[
+        Path | None, typer.Option("--output", help="Where to write. [default: the run itself, or ./report for several]")
+    ] = None,
+    output: FormatOption = Format.human,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write report.html, report.md and report.json for one run, or for several together."""
+    with _command(output, verbose):
+        from svp_nlp.report import summarize, write_report
+        from svp_nlp.results import collect
+
+        collected = [collect(run_dir) for run_dir in runs]
+        files = write_report(collected, directory or (runs[0] if len(runs) == 1 else Path("report")))
+        if output is Format.human:
+            _print_table(summarize(collected))
+        paths = [str(path) for path in files.values()]
+        _show(dict(files), output, quiet="\n".join(paths), human=["", *paths])
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context, output: FormatOption = Format.human, verbose: VerboseOption = False) -> None:
+    """List the shipped recipes."""
+    if context.invoked_subcommand is not None:
+        return
+    with _command(output, verbose):
+        found = {name: _first_comment(find_recipe(name)) for name in shipped_recipes()}
+        width = max(map(len, found), default=0)
+        human = [f"{name:<{width}}  {title}" for name, title in found.items()]
+        _show({"recipes": found}, output, quiet="\n".join(found), human=human)
+
+
+@recipes_app.command("show")
+def show_recipe(name: RecipeArgument, output: FormatOption = Format.human, verbose: VerboseOption = False) -> None:
+    """Print a shipped recipe, to read it or to start from it."""
+    with _command(output, verbose):
+        text = find_recipe(name).read_text(encoding="utf-8")
+        _show({"name": name, "text": text}, output, quiet=text.rstrip("\n"), human=text.splitlines())
+
+
+def _first_comment(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().lstrip("# ").strip()
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors."""
+    with _command(Format.human, verbose=False):
+        from svp_nlp.recipe import recipe_schema
+
+        _print_json(recipe_schema())
+
+
+@app.command()
+def doctor(output: FormatOption = Format.human, verbose: VerboseOption = False) -> None:
+    """Show versions, devices, Hub access and disk space."""
+    with _command(output, verbose):
+        from svp_nlp.doctor import examine
+
+        found = examine()
+        lines = [f"{name:<{max(map(len, found))}}  {value}" for name, value in found.items()]
+        _show(found, output, human=lines)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("svp_nlp"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Selection via Proxy: a small model chooses what a large one learns from."""
+
+
+def main() -> None:
+    """Entry point of `svp`."""
+    app()
