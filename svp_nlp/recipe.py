@@ -32,7 +32,17 @@ from svp_nlp.models import LEARNERS, learner_module, spec_classes
 from svp_nlp.models.base import LearnerSpec, Spec
 from svp_nlp.oracles import oracle_spec_classes
 from svp_nlp.recipe_errors import explain
-from svp_nlp.recipe_yaml import Key, RecipeTree, did_you_mean, dotted, find_recipe, override, read_tree, scrub
+from svp_nlp.recipe_yaml import (
+    Key,
+    RecipeTree,
+    did_you_mean,
+    dotted,
+    find_recipe,
+    override,
+    read_tree,
+    scrub,
+    write_yaml,
+)
 from svp_nlp.sizes import INITIAL, Size, TargetSize, amount, resolve_size, wrong
 from svp_nlp.strategies import STRATEGIES
 
@@ -311,6 +321,11 @@ def _validated(tree: RecipeTree) -> Recipe:
         return Recipe.model_validate(tree.values)
     except ValidationError as error:
         raise RecipeError(explain(error, Recipe, tree)) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out; `load_recipe` reads it back as the same recipe."""
+    return write_yaml(recipe.model_dump(mode="json"))
 
 
 def recipe_schema() -> dict[str, Any]:

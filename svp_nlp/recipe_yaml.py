@@ -261,3 +261,22 @@ def find_recipe(name: str | Path) -> Path:
     what = "is a directory" if path.is_dir() else "no such file, and no shipped recipe of this name"
     hint = did_you_mean(wanted, known) or "; svp recipes lists the shipped ones"
     raise RecipeError(f"{name}: {what}{hint}")
+
+
+class _Dumper(yaml.SafeDumper):
+    # A text is quoted when either reader would take it for something else: ours, or a YAML 1.1 one.
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own attribute)
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *_StrictLoader.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in yaml.SafeDumper.yaml_implicit_resolvers.keys() | _StrictLoader.yaml_implicit_resolvers.keys()
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """YAML that `parse_yaml` reads back as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

@@ -1,0 +1,82 @@
+"""Shipped recipes: valid, documented, and the paper's where they say so. The smoke recipes run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svp_nlp.recipe import load_recipe
+from svp_nlp.recipe_yaml import find_recipe, recipes_directory, shipped_recipes
+
+PAPER_RATES = [0.01, 0.005, 0.0025, 0.00125, 0.000625]
+PAPER = [name for name in shipped_recipes() if name.endswith("_fasttext_vdcnn29")]
+
+
+def dumped(name: str) -> dict[str, Any]:
+    return load_recipe(name).model_dump(mode="json")
+
+
+def test_all_recipes_are_there() -> None:
+    assert shipped_recipes() == [
+        "ag_news/active_fasttext_vdcnn29",
+        "ag_news/coreset_fasttext_vdcnn29",
+        "amazon_polarity/active_fasttext_vdcnn29",
+        "amazon_polarity/coreset_fasttext_vdcnn29",
+        "amazon_review_full/active_fasttext_vdcnn29",
+        "amazon_review_full/coreset_fasttext_vdcnn29",
+        "demo/active_fasttext_vdcnn",
+        "smoke/active_fasttext_vdcnn",
+        "smoke/coreset_fasttext_vdcnn",
+    ]
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_recipe_is_valid_and_opens_with_command_claim_number_and_hardware(name: str) -> None:
+    recipe = load_recipe(name)
+    opening = find_recipe(name).read_text(encoding="utf-8").split("\n\n")[0]
+    assert all(line.startswith("#") for line in opening.splitlines())
+    for part in (f"svp run recipes/{name}.yaml", "Claim:", "Expected:", "Hardware:"):
+        assert part in opening
+    assert recipe.mode == ("core_set" if Path(name).name.startswith("coreset") else "active_learning")
+
+
+@pytest.mark.parametrize("folder", sorted({name.split("/")[0] for name in shipped_recipes()}))
+def test_every_folder_has_a_readme_that_names_its_recipes(folder: str) -> None:
+    text = (recipes_directory() / folder / "README.md").read_text(encoding="utf-8")
+    for name in shipped_recipes():
+        if name.startswith(f"{folder}/") and folder != "demo":
+            assert f"`{name.split('/')[1]}`" in text
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_target_has_the_papers_architecture_and_schedule(name: str) -> None:
+    target = dumped(name)["target"]
+    assert (target["kind"], target["depth"], target["padding"], target["max_length"]) == ("vdcnn", 29, "fixed", 1014)
+    assert target["downsampling"] == ("maxpool" if "review_full" in name else "conv")
+    training = target["training"]
+    assert training["schedule"] == [{"epochs": 3, "learning_rate": rate} for rate in PAPER_RATES]
+    assert (training["optimizer"], training["momentum"], training["weight_decay"]) == ("sgd", 0.9, 1e-4)
+    assert training["global_batch_size"] == 128
+
+
+@pytest.mark.parametrize("name", [name for name in PAPER if name.startswith("amazon")])
+def test_the_proxy_has_the_papers_hyper_parameters(name: str) -> None:
+    proxy = dumped(name)["proxy"]
+    expected = {"dim": 10, "word_ngrams": 2, "min_count": 1, "bucket": 10_000_000, "learning_rate": 0.05, "epochs": 10}
+    assert proxy | expected == proxy
+
+
+def test_polarity_has_the_papers_sizes() -> None:
+    recipe = load_recipe("amazon_polarity/active_fasttext_vdcnn29")
+    assert recipe.resolve_initial(3_600_000) == 72_000
+    assert recipe.resolve_target_sizes(3_600_000) == [360_000, 720_000, 1_080_000, 1_440_000, 1_800_000]
+    assert load_recipe("amazon_polarity/coreset_fasttext_vdcnn29").resolve_sizes(3_600_000) == [2_160_000]
+
+
+@pytest.mark.parametrize("name", [name for name in PAPER if name.split("/")[1].startswith("active")])
+def test_shares_are_the_same_for_every_dataset(name: str) -> None:
+    recipe = load_recipe(name)
+    rows = 3_600_000
+    assert [recipe.resolve_initial(rows), *recipe.resolve_sizes(rows)] == [72_000, *range(360_000, 1_800_001, 360_000)]
