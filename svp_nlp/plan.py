@@ -50,7 +50,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         *(f"note    {warning}" for warning in data.warnings),
         "",
         *(
-            f"{role:<7} {len(fits[role]):,} trainings on {sum(fits[role]):,} labels in all; scores {scored[role]:,} rows"
+            f"{role:<7} {len(fits[role]):,} trainings, {sum(fits[role]):,} labels in all; scores {scored[role]:,} rows"
             for role in probes
         ),
         f"cost    about {_duration(seconds)} on this machine, by a small probe: "

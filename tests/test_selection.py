@@ -1,0 +1,152 @@
+"""Selections and labels: kept exactly, tied to their pool."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from toy import CLASS_NAMES, write_toy
+
+from svp_nlp.columns import LabelColumn
+from svp_nlp.errors import LabelError, LineageError
+from svp_nlp.labels import LabelSet
+from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
+from svp_nlp.pool import PoolRef, read_labels
+from svp_nlp.selected import write_selected
+from svp_nlp.selection import Lineage, Selection
+
+
+@pytest.fixture
+def pool(tmp_path):
+    return PoolRef(str(write_toy(tmp_path / "toy"))).open()
+
+
+def selection_of(pool, positions, scores=None) -> Selection:
+    positions = np.asarray(positions, np.int64)
+    lineage = Lineage(pool={"path": pool.ref.path}, strategy="margin", budget=len(positions), round=1, seed=0,
+                      labeled_size=len(positions))  # fmt: skip
+    return Selection(positions, pool.ids(positions), scores, lineage)
+
+
+def test_a_selection_survives_saving_bit_for_bit(pool, tmp_path):
+    scores = np.array([0.9, 0.5, 0.1], np.float32)
+    selection = selection_of(pool, [17, 3, 150], scores)
+    selection.save(tmp_path / "s")
+    again = Selection.load(tmp_path / "s")
+    assert again.positions_K.tolist() == [17, 3, 150]
+    assert again.ids_K.to_pylist() == selection.ids_K.to_pylist()
+    np.testing.assert_array_equal(again.scores_K, scores)
+    assert again.lineage == selection.lineage
+    assert again.fingerprint == selection.fingerprint
+
+
+def test_an_empty_and_an_unscored_selection_survive_saving(pool, tmp_path):
+    for name, positions in (("empty", []), ("unscored", [4, 2])):
+        selection = selection_of(pool, positions)
+        selection.save(tmp_path / name)
+        again = Selection.load(tmp_path / name)
+        assert again.scores_K is None or len(again) == 0
+        assert again.fingerprint == selection.fingerprint
+
+
+def test_the_fingerprint_depends_on_rows_and_order_not_on_scores_or_slicing(pool):
+    one = selection_of(pool, [1, 2, 3], np.array([3, 2, 1], np.float32))
+    assert one.fingerprint == selection_of(pool, [1, 2, 3]).fingerprint
+    assert one.fingerprint != selection_of(pool, [1, 3, 2]).fingerprint
+    sliced = dataclasses.replace(one, ids_K=pool.ids(np.array([9, 1, 2, 3])).slice(1))
+    assert one.fingerprint == sliced.fingerprint
+
+
+def test_a_changed_row_in_the_file_is_refused(pool, tmp_path):
+    import pyarrow.parquet as pq
+
+    selection_of(pool, [1, 2, 3]).save(tmp_path / "s")
+    path = tmp_path / "s" / "selection.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(0, "svp_position", pa.array([1, 2, 4])), path)
+    with pytest.raises(LineageError, match="was changed"):
+        Selection.load(tmp_path / "s")
+
+
+def test_verify_names_the_first_row_that_is_not_of_this_pool(pool, tmp_path):
+    other = PoolRef(str(write_toy(tmp_path / "other", seed=5))).open()
+    selection = selection_of(pool, [7, 8])
+    selection.verify(pool)
+    with pytest.raises(LineageError, match="position 7 has the id"):
+        selection.verify(other)
+    with pytest.raises(LineageError, match="position 199"):
+        selection_of(pool, [199]).verify(PoolRef(str(write_toy(tmp_path / "small", rows=50))).open())
+
+
+def test_to_dataset_keeps_the_order_and_joins_labels(pool):
+    selection = selection_of(pool, [17, 3, 150], np.array([3, 2, 1], np.float32))
+    labels = oracle_for(pool).collect(selection_of(pool, [150, 17, 9]))
+    everything = selection.to_dataset(pool)
+    assert everything["svp_position"][:] == [17, 3, 150]
+    assert everything["text"][:] == pool.take([17, 3, 150])["text"].to_pylist()
+    labelled = selection.to_dataset(pool, labels)
+    assert labelled["svp_position"][:] == [17, 150]
+    names = [CLASS_NAMES[i] for i in labelled["label"][:]]
+    assert labelled["svp_label"][:] == names
+
+
+def oracle_for(pool, noise=0.0, seed=0) -> ColumnOracle:
+    return ColumnOracle(ColumnOracleSpec(noise=noise), read_labels(pool, "label"), pool.keys_N, seed)
+
+
+def test_label_noise_hits_the_asked_share_and_the_same_rows_whoever_asks(pool):
+    positions = np.arange(200)
+    truth = oracle_for(pool).answers(positions)
+    noisy = oracle_for(pool, noise=0.3).answers(positions)
+    assert 0.2 < (truth != noisy).mean() < 0.4
+    shuffled = np.random.default_rng(0).permutation(positions)
+    assert oracle_for(pool, noise=0.3).answers(shuffled).tolist() == noisy[shuffled].tolist()
+    assert (oracle_for(pool, noise=1.0).answers(positions) != truth).all()
+    assert (oracle_for(pool, noise=0.3, seed=1).answers(positions) != noisy).any()
+
+
+def test_a_row_without_a_label_is_an_error_not_a_class(pool):
+    labels = LabelColumn(np.full(200, -1), CLASS_NAMES)
+    oracle = ColumnOracle(ColumnOracleSpec(), labels, pool.keys_N, 0)
+    with pytest.raises(LabelError, match="position 5 has no label"):
+        oracle.answers(np.array([5, 6]))
+
+
+def test_labels_are_append_only_and_by_name(pool, tmp_path):
+    oracle = oracle_for(pool)
+    one, two = oracle.collect(selection_of(pool, [1, 2])), oracle.collect(selection_of(pool, [5]))
+    both = LabelSet.empty().append(one).append(two)
+    both.save(tmp_path / "labels.parquet")
+    again = LabelSet.load(tmp_path / "labels.parquet")
+    assert again.positions_L.tolist() == [1, 2, 5]
+    assert again.fingerprint == both.fingerprint != one.fingerprint
+    assert sum(again.class_counts(CLASS_NAMES).values()) == 3
+    # Another order of the names gives other indices of the same names.
+    turned = tuple(reversed(CLASS_NAMES))
+    assert [turned[i] for i in again.indices(turned)] == [CLASS_NAMES[i] for i in again.indices(CLASS_NAMES)]
+    with pytest.raises(LabelError, match="position 2 is labelled already"):
+        both.append(one.__class__(one.table.slice(1)))
+    with pytest.raises(LabelError, match="not among the classes"):
+        again.indices(("fish",))
+
+
+def test_the_selected_folder_loads_as_a_dataset_with_class_names(pool, tmp_path):
+    from datasets import load_dataset
+
+    labels = oracle_for(pool).collect(selection_of(pool, [17, 3, 150]))
+    write_selected(
+        tmp_path / "out",
+        pool=pool,
+        labels=labels,
+        scores=np.array([np.nan, 0.5, 0.25], np.float32),
+        class_names=CLASS_NAMES,
+        label_column="label",
+        strategy="margin",
+    )
+    dataset = load_dataset(str(tmp_path / "out"), split="train")
+    assert dataset.features["label"].names == list(CLASS_NAMES)
+    assert dataset["svp_position"][:] == [17, 3, 150]
+    assert dataset["svp_score"][:] == [None, 0.5, 0.25]
+    assert dataset["label"][:] == labels.indices(CLASS_NAMES).tolist()
