@@ -270,7 +270,9 @@ class Pool:
 
     def _texts(self, block: pa.RecordBatch) -> pa.LargeStringArray:
         arrays = [as_strings(block.column(name)).fill_null("") for name in self.ref.columns]
-        return arrays[0] if len(arrays) == 1 else pc.binary_join_element_wise(*arrays, " ")
+        return (
+            arrays[0] if len(arrays) == 1 else pc.binary_join_element_wise(*arrays, pa.scalar(" ", pa.large_string()))
+        )
 
     def _positions(self, positions_K: npt.ArrayLike) -> IntK:
         positions = np.asarray(positions_K, dtype=np.int64).reshape(-1)

@@ -8,9 +8,12 @@ and names no line. Here text and id columns are strings whatever they look like,
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
+import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +30,7 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})?$"
 _FLOAT = r"^(-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?)?$"
+_UTF8_BLOCK = 1 << 20
 _JSON_ROWS = 10_000  # rows that are Python objects at one time
 # A row must fit in a block; the second size is tried when one does not.
 _CSV_BLOCKS = (32 << 20, 1 << 30)
@@ -42,7 +46,7 @@ def check_utf8(path: Path) -> None:
     offset, lines, held = 0, 1, 0
     with _open(path) as file:
         while True:
-            block = file.read(1 << 20)
+            block = file.read(_UTF8_BLOCK)
             try:
                 decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
@@ -62,18 +66,14 @@ def check_utf8(path: Path) -> None:
 
 def _csv_header(path: Path, delimiter: str) -> list[str]:
     try:
-        with _open(path) as file:
-            reader = pc_csv.open_csv(
-                file,
-                read_options=pc_csv.ReadOptions(use_threads=False, autogenerate_column_names=True),
-                parse_options=pc_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                convert_options=pc_csv.ConvertOptions(strings_can_be_null=False),
-            )
-            first = reader.read_next_batch().slice(0, 1)
-    except (pa.ArrowInvalid, StopIteration, OSError) as error:
+        with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            header = next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
+    except (UnicodeDecodeError, csv.Error) as error:
         check_utf8(path)
         raise PoolError(f"{path}: no header line could be read ({error}); expected the column names") from None
-    return [str(value) for value in first.to_pylist()[0].values()]
+    if not header:
+        raise PoolError(f"{path}: the file is empty; expected a header line and at least one row")
+    return header
 
 
 def _csv_batches(
@@ -288,10 +288,14 @@ def files_to_arrow(
     """
 
     def build(directory: Path) -> None:
-        if any(suffix in JSON_SUFFIXES for suffix in files[0].suffixes):
-            schema, batches = _read_jsonl(files, text_columns, directory)
-        else:
-            schema, batches = _read_csv(files, text_columns, delimiter)
-        write_arrow(directory / "data.arrow", schema, batches)
+        try:
+            if any(suffix in JSON_SUFFIXES for suffix in files[0].suffixes):
+                schema, batches = _read_jsonl(files, text_columns, directory)
+            else:
+                schema, batches = _read_csv(files, text_columns, delimiter)
+            write_arrow(directory / "data.arrow", schema, batches)
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            names = ", ".join(map(str, files))
+            raise PoolError(f"{names}: damaged gzip data ({error}); copy or compress the file again") from None
 
     return build

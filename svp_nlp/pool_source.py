@@ -195,7 +195,7 @@ def _with_class_names(dataset: Dataset, features: Any) -> Dataset:
     }
     # Both are int64 in storage, so only the description changes.
     for name, feature in declared.items():
-        dataset.features[name] = feature
+        dataset.info.features[name] = feature
     return dataset
 
 
