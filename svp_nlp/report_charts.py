@@ -153,19 +153,26 @@ def stacked_bar(parts: Sequence[tuple[str, float]], longest: float) -> Markup:
     return Markup('<svg class="bar" aria-hidden="true">{}</svg>').format(Markup("").join(shapes))
 
 
-def dot_row(dots: Sequence[tuple[str, str, float]], highest: float) -> Markup:
-    """One row of a dot plot: (CSS class, tooltip, value) on an axis from 0 to `highest`. Scales with its cell."""
-    xs = [100 * value / highest if highest else 0.0 for _, _, value in dots]
-    span = Markup("")
-    if xs:
-        span = Markup('<line class="span" x1="{:.2f}%" x2="{:.2f}%" y1="50%" y2="50%"/>').format(min(xs), max(xs))
-    marks = [
-        Markup('<circle class="{}" cx="{:.2f}%" cy="50%" r="5"><title>{}</title></circle>').format(style, x, tip)
-        for (style, tip, _), x in zip(dots, xs, strict=True)
+def dot_row(dots: Sequence[tuple[str, str, float]], highest: float, *, reference: float | None = None) -> Markup:
+    """One row of a dot plot on an axis from 0 to `highest`. Scales with its cell.
+
+    Args:
+        dots: (CSS class, tooltip, value).
+        reference: what the dots are compared with; drawn as an upright stroke.
+    """
+    scale = 100 / highest if highest else 0.0
+    parts = [Markup('<line class="grid" x1="0" x2="100%" y1="50%" y2="50%"/>')]
+    if reference is not None:
+        parts.append(
+            Markup('<line class="reference" x1="{0:.2f}%" x2="{0:.2f}%" y1="5%" y2="95%"/>').format(scale * reference)
+        )
+    parts += [
+        Markup('<circle class="{}" cx="{:.2f}%" cy="50%" r="5"><title>{}</title></circle>').format(
+            style, scale * value, tip
+        )
+        for style, tip, value in dots
     ]
-    return Markup(
-        '<svg class="dots" aria-hidden="true"><line class="grid" x1="0" x2="100%" y1="50%" y2="50%"/>{}{}</svg>'
-    ).format(span, Markup("").join(marks))
+    return Markup('<svg class="dots" aria-hidden="true">{}</svg>').format(Markup("").join(parts))
 
 
 def shorten(text: str, most: int) -> str:

@@ -19,6 +19,7 @@ STAGE_NAMES = {
 }
 # A token in a recipe or an error text must not travel with a report. Source: the form that the Hub documents.
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+_INSIDE_NUMBER = re.compile(r"(?<=\d) (?=(?:%|±|s|min|h)(?![a-z]))|(?<=[±≤>]) (?=\d)|(?<=(?:min|\d h)) (?=\d)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 
 
@@ -26,6 +27,11 @@ def clean(value: Any) -> str:
     """Text that every file format and screen takes: no control characters, no lone surrogates, no Hub token."""
     text = str(value).encode("utf-8", "replace").decode()
     return _TOKEN.sub("hf_***", _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
+def keep_together(text: str) -> str:
+    """No line break between a number and its unit."""
+    return _INSIDE_NUMBER.sub("\N{NO-BREAK SPACE}", text)
 
 
 def count(value: Any) -> str:
@@ -94,10 +100,10 @@ def stat_ratio(value: Stat | None) -> str:
 
 
 def random_needs(value: Savings | None) -> str:
-    """Labels that random needs: 3,120, or the bound that its curve allows."""
+    """Labels that random needs: 3,120, or the bound that its curve allows: > 12,000."""
     if value is None:
         return DASH
-    prefix = {"exact": "", "more_than": "not reached by ", "at_most": "≤ "}[value.bound]
+    prefix = {"exact": "", "more_than": "> ", "at_most": "≤ "}[value.bound]
     return prefix + count(value.random_labels)
 
 
@@ -107,7 +113,8 @@ def saved_labels(value: Savings | None) -> str:
         return DASH
     prefix = {"exact": "", "more_than": "> ", "at_most": "≤ "}[value.bound]
     part = 100 * value.saved / value.random_labels if value.random_labels else 0.0
-    return prefix + f"{value.saved:,.0f} ({part:.0f} %)".replace("-0 ", "0 ").replace("-", "\N{MINUS SIGN}")
+    percent = f" ({part:.0f} %)" if abs(part) >= 0.5 else ""
+    return prefix + f"{round(value.saved):,}{percent}".replace("-", "\N{MINUS SIGN}")
 
 
 def short(value: Any) -> str:
@@ -147,7 +154,7 @@ def headline(summary: Summary, runs: Any) -> str:
             "the choice, so nothing can be said about what it is worth."
         )
     best = best_point(scored)
-    among = f", the best of {len(scored)} series," if len(scored) > 1 else ""
+    among = f", the best of {len(scored)} tried," if len(scored) > 1 else ""
     what = f"{_capital(proxy)} with {best.series.strategy}{among} chose {count(best.labeled_size)} of"
     text = (
         f"{what} {count(pool.get('usable'))} rows ({percent_of(best.labeled_percent)}); {target} trained on them is "
@@ -206,13 +213,13 @@ def _against_target(summary: Summary, best: Point) -> list[str]:
         return [
             f"Choosing took {took}; the target was not asked to choose for itself, so there is no speed-up to show."
         ]
-    error = "" if theirs.error is None else f", for an error of {stat_share(theirs.error)} %"
-    total = (
-        "" if best.total_speedup is None else f", {best.total_speedup.mean:.2g} times with the final training counted"
-    )
-    ratio = best.selection_speedup.mean
-    faster = f"{count(ratio) if ratio >= 10 else format(ratio, '.2g')} times"
+    gives = "" if theirs.error is None else f" and gives {stat_share(theirs.error)} %"
+    total = "" if best.total_speedup is None else f"; {_times(best.total_speedup)} with the final training counted"
     return [
         f"Choosing took {took}; the target choosing for itself takes "
-        f"{stat_duration(theirs.seconds['selection_seconds'])} ({faster}{total}){error}."
+        f"{stat_duration(theirs.seconds['selection_seconds'])} ({_times(best.selection_speedup)} as long{total}){gives}."
     ]
+
+
+def _times(ratio: Stat) -> str:
+    return f"{count(ratio.mean) if ratio.mean >= 10 else format(ratio.mean, '.2g')} times"

@@ -38,7 +38,7 @@ def render_page(runs: Sequence[Run], summary: Summary) -> str:
         title=" · ".join(summary.names),
         mode={"active_learning": "Active learning", "core_set": "Core-set selection"}.get(summary.mode, "Comparison"),
         created=", ".join(dict.fromkeys(str(run.get("created") or "")[:10] for run in runs)),
-        headline=fmt.headline(summary, runs),
+        headline=fmt.keep_together(fmt.headline(summary, runs)),
         figures=_figures(summary),
         warnings=summary.warnings,
         one_seed=len(summary.seeds) == 1,
@@ -119,7 +119,8 @@ def _curves(summary: Summary, styles: Mapping[Series, str]) -> dict[str, Any] | 
     ticks = [float(size) for size in summary.sizes]
     description = "Test error in percent over the number of labels; the numbers are in the table below."
     # Text in a scaled drawing would be unreadable on a phone: there are two drawings, the style sheet shows one.
-    wide, narrow = Frame(900, 420, right=210), Frame(358, 300, left=38, right=8)
+    longest = max(len(line.label) for line in lines)
+    wide, narrow = Frame(900, 420, right=min(30 + 8 * longest, 260)), Frame(358, 300, left=38, right=8)
     axes = {"x_title": "labels", "y_title": "test error, %", "x_ticks": ticks, "description": description}
     return {
         "wide": line_chart(lines, wide, direct_labels=True, **axes),  # type: ignore[arg-type]
@@ -203,7 +204,9 @@ def _balance(
     if not picked or not names:
         return None
     columns = [("pool", "s-pool", known)] if known.total() else []
-    columns += [(series.label, styles.get(series, "s0"), counts) for series, counts in picked.items()]
+    for series, counts in picked.items():
+        hollow = " open" if series.selector == "target_selects" else ""
+        columns.append((series.label, styles.get(series, "s0") + hollow, counts))
     rows: list[dict[str, Any]] = []
     for name in names:
         shares = [(label, style, counts[name] / max(counts.total(), 1)) for label, style, counts in columns]
@@ -211,11 +214,11 @@ def _balance(
         rows.append({"name": str(name)[:_LONGEST_NAME], "shares": shares, "spread": max(values) - min(values)})
     highest = max(value for row in rows for _, _, value in row["shares"])
     for row in rows:
-        dots = [(style, f"{label}: {fmt.share(value)} %", value) for label, style, value in row["shares"]]
-        row["dots"] = dot_row(dots, highest)
+        dots = [(s, f"{label}: {fmt.share(v)} %", v) for label, s, v in row["shares"] if s != "s-pool"]
+        row["dots"] = dot_row(dots, highest, reference=row["shares"][0][2] if known else None)
     ranked = sorted(rows, key=lambda row: -row["spread"]) if len(rows) > _SHOWN_CLASSES else rows
     return {
-        "legend": [(label, style, style == "s-pool") for label, style, _ in columns],
+        "legend": [(label, style, False) for label, style, _ in columns],
         "rows": ranked[:_SHOWN_CLASSES],
         "all": rows,
         "hidden": max(len(rows) - _SHOWN_CLASSES, 0),

@@ -248,7 +248,9 @@ def _with_savings(points: Sequence[Point], rows: Sequence[Mapping[str, Any]]) ->
     result = []
     for point in points:
         fitting = [series for series in curves if targets[series] & targets[point.series]]
-        if point.series.selector != "random" and point.error is not None and len(fitting) == 1:
+        spent = point.seconds["selection_seconds"]
+        chose = point.series.selector != "random" and (spent is None or spent.mean > 0)  # else it is the start set
+        if chose and point.error is not None and len(fitting) == 1:
             savings = label_savings(point.error.mean, point.labeled_size, curves[fitting[0]])
             point = replace(point, savings=savings)
         result.append(point)
