@@ -1,0 +1,269 @@
+"""fastText: the cheapest proxy. Options, learner and predictor; the model itself is in fasttext_native.py.
+
+Two engines behind one spec: `native` is ours, reproducible bit for bit from the seed; `fasttext` is the official
+package (fasttext_package.py), for those who must compare with it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from svp_nlp.arrays import fingerprint_array, fingerprint_json
+from svp_nlp.errors import ModelError, TrainingError
+from svp_nlp.models import fasttext_native as native
+from svp_nlp.models.base import (
+    TEXT,
+    FitContext,
+    Labeled,
+    LearnerSpec,
+    Prediction,
+    Predictor,
+    read_config,
+    write_config,
+)
+from svp_nlp.models.normalize import Normalization
+
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class FastTextSpec(LearnerSpec):
+    """Options of fastText's supervised mode, under the names of its papers and of Hugging Face."""
+
+    kind: Literal["fasttext"] = "fasttext"
+    engine: Literal["native", "fasttext"] = Field(
+        "native", description="native: ours, reproducible; fasttext: the official package, not reproducible"
+    )
+    dim: Annotated[int, Field(ge=1, le=1024)] = 10
+    word_ngrams: Annotated[int, Field(ge=1, le=5)] = 2
+    min_count: Annotated[int, Field(ge=1)] = 1
+    bucket: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        10_000_000, description="hash values of word n-grams; only those that occur take memory in the native engine"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="auto: follows the labelled size"
+    )
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="auto: follows the labelled size")
+    normalize: Normalization = Field(
+        "svp", description="svp: lower-case ASCII and set off punctuation as the paper's scripts do; none: leave texts"
+    )
+
+
+def resolve(spec: FastTextSpec, labeled_size: int) -> tuple[float, int]:
+    """Learning rate and epochs for a labelled size; given values stay.
+
+    The paper's 0.05 and 5 epochs leave a small training set almost unlearnt: too few steps are taken, each too small.
+    """
+    learning_rate = 0.5 if spec.learning_rate == "auto" else spec.learning_rate
+    epochs = 25 if spec.epochs == "auto" else spec.epochs
+    return learning_rate, epochs
+
+
+def texts_of(rows: pa.Table) -> pa.ChunkedArray:
+    """The text column of a table.
+
+    Raises:
+        ModelError: there is none, or it does not hold texts.
+    """
+    if TEXT not in rows.column_names:
+        raise ModelError(f"fastText reads the column {TEXT!r}; found {rows.column_names}")
+    texts = rows.column(TEXT)
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        raise ModelError(f"column {TEXT!r} is of type {texts.type}; fastText expects string or large_string")
+    return texts
+
+
+@dataclass(eq=False)
+class FastTextPredictor:
+    """A fitted native model."""
+
+    spec: FastTextSpec
+    class_names: tuple[str, ...]
+    features: native.Features
+    input_RD: npt.NDArray[np.float32]
+    output_CD: npt.NDArray[np.float32]
+    report: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        arrays = {name: fingerprint_array(array) for name, array in self._arrays().items()}
+        parts = {"spec": self.spec.fingerprint, "class_names": self.class_names, "arrays": arrays}
+        self.fingerprint = fingerprint_json(parts)
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "words": self.features.words,
+            "word_offsets": self.features.word_offsets,
+            "word_counts": self.features.word_counts,
+            "bucket_ids": self.features.bucket_ids,
+            "input": self.input_RD,
+            "output": self.output_CD,
+        }
+
+    def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
+        """Probabilities and, at no extra cost, mean feature vectors. Line feeds and any length of text are fine."""
+        probs_BC, hidden_BD = native.score(
+            texts_of(batch), self.features, self.input_RD, self.output_CD, self.spec.normalize
+        )
+        return Prediction(probs_BC, hidden_BD if embeddings else None)
+
+    def save(self, directory: Path) -> None:
+        """Write config.json and weights.safetensors into an existing directory."""
+        save_file(self._arrays(), directory / WEIGHTS_FILE)
+        write_config(directory, spec=self.spec, class_names=self.class_names, weights=WEIGHTS_FILE, report=self.report)
+
+
+@dataclass(frozen=True)
+class FastTextLearner:
+    """fastText as a learner; see FastTextSpec for its options."""
+
+    spec: FastTextSpec
+
+    @property
+    def reproducible(self) -> bool:
+        """The official package trains on several threads at once, so its weights depend on chance."""
+        return self.spec.engine == "native"
+
+    def fit(self, train: Labeled, *, dev: Labeled | None = None, seed: int, context: FitContext) -> Predictor:
+        """Fit from scratch; seconds, so there is no checkpoint: an interrupted fit starts again. `dev` is not used.
+
+        Raises:
+            TrainingError: no example, or the loss is no longer a number.
+            Interrupted: the process was asked to stop.
+            ModelError: the engine `fasttext` is not installed or does not work.
+        """
+        if len(train) == 0:
+            raise TrainingError("fastText: the training set has no example; label at least one")
+        learning_rate, epochs = resolve(self.spec, len(train))
+        if self.spec.engine == "fasttext":
+            from svp_nlp.models import fasttext_package
+
+            return fasttext_package.fit(
+                self.spec, train, learning_rate=learning_rate, epochs=epochs, seed=seed, context=context
+            )
+        spec, texts = self.spec, texts_of(train.rows)
+        losses: list[float] = []
+        clock = time.perf_counter()
+
+        def on_epoch(done: int, loss: float) -> None:
+            nonlocal clock
+            if done:
+                seconds, clock = time.perf_counter() - clock, time.perf_counter()
+                losses.append(loss)
+                context.on_event(
+                    {
+                        "event": "epoch",
+                        "what": "fastText",
+                        "epoch": done,
+                        "epochs": epochs,
+                        "loss": loss,
+                        "learning_rate": learning_rate * (1 - done / epochs),
+                        "examples_per_second": len(train) / max(seconds, 1e-9),
+                        "seconds": seconds,
+                    }
+                )
+            if done < epochs:
+                context.raise_if_stopped(f"fastText epoch {done + 1} of {epochs}")
+
+        features, num_ids = native.find_features(
+            texts,
+            word_ngrams=spec.word_ngrams,
+            bucket=spec.bucket,
+            min_count=spec.min_count,
+            normalize=spec.normalize,
+        )
+        input_RD, output_CD = native.train(
+            texts,
+            train.labels_L,
+            features,
+            num_ids=num_ids,
+            num_classes=len(train.class_names),
+            dim=spec.dim,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            seed=seed,
+            normalize=spec.normalize,
+            on_epoch=on_epoch,
+        )
+        report = {
+            "labeled_size": len(train),
+            "learning_rate": learning_rate,
+            "epochs": epochs,
+            "words": len(features.word_counts),
+            "ngrams": len(features.bucket_ids),
+            "train_loss": losses[-1],
+        }
+        return FastTextPredictor(spec, train.class_names, features, input_RD, output_CD, report)
+
+    def load(self, directory: Path) -> Predictor:
+        """Load what `save` of either engine wrote.
+
+        Raises:
+            ModelError: a file is missing, changed, or does not fit the others.
+        """
+        config = read_config(directory)
+        spec = FastTextSpec.model_validate(config["spec"])
+        class_names, report = tuple(config["class_names"]), dict(config.get("report", {}))
+        path = directory / config["weights"]
+        if spec.engine == "fasttext":
+            from svp_nlp.models import fasttext_package
+
+            return fasttext_package.load(path, spec=spec, class_names=class_names, report=report)
+        try:
+            arrays = load_file(path)
+            features = native.Features(
+                arrays["words"],
+                arrays["word_offsets"],
+                arrays["word_counts"],
+                arrays["bucket_ids"],
+                spec.bucket,
+                spec.word_ngrams,
+            )
+            predictor = FastTextPredictor(spec, class_names, features, arrays["input"], arrays["output"], report)
+        except (SafetensorError, KeyError) as error:
+            raise ModelError(f"{path} is not a fastText model of svp_nlp ({error}); train it again") from None
+        check_arrays(predictor, str(path))
+        return predictor
+
+
+def check_arrays(predictor: FastTextPredictor, where: str) -> None:
+    """Refuse arrays that do not fit each other: the kernels read them without bounds checks.
+
+    Raises:
+        ModelError: says which arrays.
+    """
+    f, shape = predictor.features, predictor.input_RD.shape
+    ids, offsets = f.bucket_ids, f.word_offsets
+    problem = ""
+    if [a.dtype for a in (f.words, offsets, ids)] != [np.uint8, np.int64, np.int64]:
+        problem = "words, word_offsets or bucket_ids have a wrong type"
+    elif len(offsets) != len(f.word_counts) + 1 or offsets[0] != 0 or offsets[-1] != len(f.words):
+        problem = "word_offsets do not cover the words"
+    elif (np.diff(offsets) < 0).any():
+        problem = "word_offsets do not ascend"
+    elif len(ids) and (ids[0] < 0 or ids[-1] >= f.bucket or (np.diff(ids) <= 0).any()):
+        problem = f"bucket_ids do not ascend within 0 to {f.bucket:,}"
+    elif shape != (f.num_rows, predictor.spec.dim):
+        problem = f"input matrix has shape {list(shape)}, expected {[f.num_rows, predictor.spec.dim]}"
+    elif predictor.output_CD.shape != (len(predictor.class_names), predictor.spec.dim):
+        problem = f"output matrix has shape {list(predictor.output_CD.shape)} for {len(predictor.class_names)} classes"
+    elif predictor.input_RD.dtype != np.float32 or predictor.output_CD.dtype != np.float32:
+        problem = "matrices are not float32"
+    elif not (math.isfinite(predictor.input_RD.sum()) and math.isfinite(predictor.output_CD.sum())):
+        problem = "a matrix holds NaN or infinity"
+    if problem:
+        raise ModelError(f"{where}: {problem}; the file was not written by svp_nlp or fastText: train it again")
+
+
+spec_class = FastTextSpec
+learner_class = FastTextLearner

@@ -1,0 +1,271 @@
+"""The fastText model in our own arrays: features of training texts, training, scoring on several threads.
+
+Shape legend: W words, S touched buckets, R = W + S rows of the input matrix, D width, C classes, L labelled, B batch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from svp_nlp.arrays import keyed_hash
+from svp_nlp.errors import RecipeError, TrainingError
+from svp_nlp.models import fasttext_kernels as kernels
+from svp_nlp.models.normalize import Normalization, normalize_buffers, text_buffers
+
+_ROWS_PER_BLOCK = 4096  # 1 MB of ordinary text: stays in cache between the passes over it
+_IDS_IN_MEMORY = 1 << 28  # 1 GB of uint32: 3 million short texts; longer training sets are read again in each epoch
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the model knows: words, most frequent first, and the buckets that training n-grams fell into."""
+
+    words: npt.NDArray[np.uint8]  # all words, one after the other
+    word_offsets: npt.NDArray[np.int64]  # [W + 1]
+    word_counts: npt.NDArray[np.int64]  # [W]
+    bucket_ids: npt.NDArray[np.int64]  # [S] ascending; bucket_ids[s] has input row W + s
+    bucket: int
+    word_ngrams: int
+
+    @property
+    def num_rows(self) -> int:
+        """R, the rows of the input matrix."""
+        return len(self.word_counts) + len(self.bucket_ids)
+
+    @cached_property
+    def table_V(self) -> npt.NDArray[np.uint64]:
+        """Hash table of the words, at most half full."""
+        return _word_table(self.words, self.word_offsets, room=len(self.word_counts))
+
+    @cached_property
+    def rank(self) -> npt.NDArray[np.uint64]:
+        """[bucket / 64, 2]: which of 64 buckets have a row, and the row of the first of them."""
+        rank = np.zeros((_bitmap_words(self.bucket), 2), dtype=np.uint64)
+        bits = np.zeros(len(rank), dtype=np.uint64)
+        kernels.set_bits(self.bucket_ids, bits)
+        ones = np.bitwise_count(bits).astype(np.uint64)
+        rank[:, 0] = bits
+        rank[:, 1] = np.cumsum(ones) - ones + np.uint64(len(self.word_counts))
+        return rank
+
+    @property
+    def lookup(self) -> tuple[Any, ...]:
+        """What every kernel that finds rows takes."""
+        return self.words, self.word_offsets, self.table_V, self.rank, self.bucket, self.word_ngrams
+
+
+def _word_table(words: Array, word_offsets: Array, *, room: int) -> Array:
+    hashes_W = np.empty(len(word_offsets) - 1, dtype=np.uint32)
+    kernels.hash_words(words, word_offsets, hashes_W)
+    table_V = np.zeros(max(16, 1 << (2 * room).bit_length()), dtype=np.uint64)
+    kernels.fill_table(hashes_W, table_V)
+    return table_V
+
+
+def _scratch(offsets: Array) -> tuple[Array, Array, Array]:
+    """Room for the hashes and places of the words of the longest text: a word and its blank take two bytes."""
+    room = int(np.diff(offsets).max(initial=0)) // 2 + 2
+    return np.empty(room, dtype=np.uint32), np.empty(room, dtype=np.int64), np.empty(room, dtype=np.int64)
+
+
+def _bitmap_words(bucket: int) -> int:
+    return bucket // 64 + 1
+
+
+def num_threads() -> int:
+    """Threads for scoring: SVP_NUM_THREADS, else the processors that this process may use. Never changes a result.
+
+    Raises:
+        RecipeError: SVP_NUM_THREADS is not a positive whole number.
+    """
+    value = os.environ.get("SVP_NUM_THREADS", "")
+    if value:
+        if not value.isdecimal() or int(value) < 1:
+            raise RecipeError(f"SVP_NUM_THREADS is {value!r}; expected a whole number from 1 on, or unset it")
+        return int(value)
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Consecutive rows of a column of texts."""
+
+    start: int
+    stop: int
+    data: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+
+    def buffers(self, normalize: Normalization) -> tuple[Array, Array]:
+        """What the kernels read; called in the thread that needs it."""
+        return normalize_buffers(self.data, self.offsets) if normalize == "svp" else (self.data, self.offsets)
+
+
+def _blocks(texts: pa.ChunkedArray) -> Iterator[_Block]:
+    row = 0
+    for chunk in texts.chunks:
+        data, offsets = text_buffers(chunk)
+        for start in range(0, len(chunk), _ROWS_PER_BLOCK):
+            part = offsets[start : start + _ROWS_PER_BLOCK + 1]
+            yield _Block(row, row + len(part) - 1, data, part)
+            row += len(part) - 1
+
+
+def _gather_words(words: Array, offsets: Array, order: Array) -> tuple[Array, Array]:
+    """The words `order`, one after the other, and their offsets."""
+    lengths = np.diff(offsets)[order]
+    gathered = np.zeros(len(order) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=gathered[1:])
+    shift = np.repeat(offsets[order] - gathered[:-1], lengths)
+    return words[np.arange(gathered[-1]) + shift], gathered
+
+
+def find_features(
+    texts: pa.ChunkedArray, *, word_ngrams: int, bucket: int, min_count: int, normalize: Normalization
+) -> tuple[Features, int]:
+    """One pass over training texts.
+
+    Returns:
+        the features, and an upper bound of how many ids the texts have in all.
+    """
+    words, word_offsets = np.zeros(1 << 12, dtype=np.uint8), np.zeros((1 << 10) + 1, dtype=np.int64)
+    counts, table_V = np.zeros(1 << 10, dtype=np.int64), np.zeros(1 << 11, dtype=np.uint64)
+    bits = np.zeros(_bitmap_words(bucket), dtype=np.uint64)
+    num_words, num_ids = 0, 0
+    for block in _blocks(texts):
+        data, offsets = block.buffers(normalize)
+        scratch = _scratch(offsets)
+        row = 0
+        while True:
+            row, num_words, more = kernels.count_features(
+                data, offsets, row, words, word_offsets, counts, table_V, num_words, bits, bucket, word_ngrams, *scratch
+            )  # fmt: skip
+            num_ids += more
+            if row == len(offsets) - 1:
+                break
+            longest = int(offsets[row + 1] - offsets[row])
+            words = np.resize(words, 2 * len(words) + longest + 4)
+            counts = np.concatenate([counts, np.zeros(len(counts) + longest, dtype=np.int64)])
+            word_offsets = np.concatenate([word_offsets, np.zeros(len(counts) + 1 - len(word_offsets), dtype=np.int64)])
+            table_V = _word_table(words, word_offsets[: num_words + 1], room=len(counts))
+    counts, word_offsets = counts[:num_words], word_offsets[: num_words + 1]
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] >= min_count]
+    bucket_ids = np.empty(int(np.bitwise_count(bits).sum()), dtype=np.int64)
+    kernels.list_bits(bits, bucket_ids)
+    kept, kept_offsets = _gather_words(words, word_offsets, order)
+    return Features(kept, kept_offsets, counts[order], bucket_ids, bucket, word_ngrams), num_ids
+
+
+def _ids_of(texts: pa.ChunkedArray, features: Features, num_ids: int, normalize: Normalization) -> tuple[Array, Array]:
+    ends, ids = np.empty(len(texts), dtype=np.int64), np.empty(num_ids + 1, dtype=np.uint32)
+    place = 0
+    for block in _blocks(texts):
+        data, offsets = block.buffers(normalize)
+        rows = slice(block.start, block.stop)
+        place = kernels.feature_ids(data, offsets, *features.lookup, ends[rows], ids, place, *_scratch(offsets))
+    return ends, ids
+
+
+def _most_ids(texts: pa.ChunkedArray, word_ngrams: int) -> int:
+    """Upper bound of the ids of texts from their bytes: normalisation may make a word of each, `</s>` comes on top."""
+    num_bytes = sum(int(offsets[-1] - offsets[0]) for _, offsets in map(text_buffers, texts.chunks))
+    return (num_bytes + len(texts)) * word_ngrams
+
+
+def train(
+    texts: pa.ChunkedArray,
+    labels_L: npt.NDArray[np.int64],
+    features: Features,
+    *,
+    num_ids: int,
+    num_classes: int,
+    dim: int,
+    learning_rate: float,
+    epochs: int,
+    seed: int,
+    normalize: Normalization,
+    on_epoch: Callable[[int, float], None],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Fit by SGD, one text at a time, in an order drawn anew for each epoch; the rate falls linearly to 0.
+
+    Args:
+        num_ids: upper bound of the ids of all texts, from `find_features`.
+        on_epoch: gets the epochs done (0 before the first) and the mean loss of the last; may raise to stop.
+    Returns:
+        input_RD and output_CD, float32.
+    Raises:
+        TrainingError: the loss is no longer a number.
+    Source: Joulin et al. 2017. Differs from fastText in that texts are shuffled and that one thread trains.
+    """
+    size = len(labels_L)
+    input_RD = np.empty((features.num_rows, dim), dtype=np.float32)
+    kernels.fill_uniform(input_RD, keyed_hash([0], seed, "fasttext-weights")[0], 1.0 / dim)
+    output_CD = np.zeros((num_classes, dim), dtype=np.float32)
+    in_memory = num_ids <= _IDS_IN_MEMORY
+    if in_memory:
+        ends, ids = _ids_of(texts, features, num_ids, normalize)
+    on_epoch(0, math.nan)
+    for epoch in range(epochs):
+        order = np.argsort(keyed_hash(np.arange(size), seed, f"fasttext-epoch-{epoch}"))
+        done, loss = epoch * size, 0.0
+        for start in range(0, size, size if in_memory else 4 * _ROWS_PER_BLOCK):
+            part = order if in_memory else order[start : start + 4 * _ROWS_PER_BLOCK]
+            rows, labels = part, labels_L
+            if not in_memory:
+                taken = texts.take(pa.array(part))
+                ends, ids = _ids_of(taken, features, _most_ids(taken, features.word_ngrams), normalize)
+                rows, labels = np.arange(len(part)), labels_L[part]
+            loss += kernels.train(
+                ends, ids, labels, rows, input_RD, output_CD, learning_rate, done + start, epochs * size
+            )
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"fastText: the loss is {loss} in epoch {epoch + 1} of {epochs} at learning rate {learning_rate:g}; "
+                "use a smaller learning_rate"
+            )
+        on_epoch(epoch + 1, loss / size)
+    return input_RD, output_CD
+
+
+def score(
+    texts: pa.ChunkedArray, features: Features, input_RD: Array, output_CD: Array, normalize: Normalization
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Probabilities and hidden vectors of texts; blocks of rows are shared out among threads.
+
+    Returns:
+        probs_BC, float32, rows sum to 1 within 1e-6, and hidden_BD, float32, the mean of a text's input rows.
+    """
+    probs_BC = np.empty((len(texts), len(output_CD)), dtype=np.float32)
+    hidden_BD = np.empty((len(texts), input_RD.shape[1]), dtype=np.float32)
+    lookup = features.lookup  # built here, so that threads do not build it twice
+
+    def run(block: _Block) -> None:
+        data, offsets = block.buffers(normalize)
+        rows, scratch = slice(block.start, block.stop), _scratch(offsets)
+        ids = np.empty(len(scratch[0]) * features.word_ngrams + 1, dtype=np.uint32)
+        kernels.score(
+            data, offsets, *lookup, input_RD, output_CD, probs_BC[rows], hidden_BD[rows], ids, *scratch
+        )  # fmt: skip
+
+    blocks = list(_blocks(texts))
+    threads = min(num_threads(), len(blocks))
+    if threads <= 1:
+        for block in blocks:
+            run(block)
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix="fasttext") as pool:
+            list(pool.map(run, blocks))
+    return probs_BC, hidden_BD
