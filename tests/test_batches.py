@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svp_nlp.errors import TrainingError
 from svp_nlp.models.base import ScheduleStage, TrainingSpec
-from svp_nlp.models.batches import epoch_batches, learning_rate, made_ahead, split_batch
+from svp_nlp.models.batches import epoch_batches, learning_rate, split_batch
 
 
 @given(
@@ -88,19 +86,3 @@ def test_learning_rate_of_stages_follows_the_epochs() -> None:
         schedule=(ScheduleStage(epochs=2, learning_rate=0.1), ScheduleStage(epochs=1, learning_rate=0.01))
     )
     assert [learning_rate(spec, step=step, steps_per_epoch=2) for step in range(6)] == [0.1] * 4 + [0.01] * 2
-
-
-def test_what_is_made_ahead_comes_in_order_and_errors_come_through() -> None:
-    assert list(made_ahead(lambda item: item * 2, range(5))) == [(item, 2 * item) for item in range(5)]
-    assert list(made_ahead(lambda item: item, [])) == []
-
-    def fail(item: int) -> int:
-        if item == 2:
-            raise TrainingError("row 2")
-        return item
-
-    seen = []
-    with pytest.raises(TrainingError, match="row 2"):
-        for item, _ in made_ahead(fail, range(5)):
-            seen.append(item)
-    assert seen == [0, 1]

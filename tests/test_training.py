@@ -175,24 +175,36 @@ def test_checkpoints_by_the_clock_do_not_change_the_result(tmp_path: Path) -> No
 
 
 CRASHING = """
-import sys
+import os, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_training import SPEC, bits, run
+from svp_nlp import files
 from svp_nlp.models.base import FitContext
-model, result = run(SPEC.model_copy(update=dict(checkpoint_every_s=0)), context=FitContext(Path({directory!r})))
+
+spec = SPEC.model_copy(update=dict(checkpoint_every_s=0, num_train_epochs=2))
+model, result = run(spec)
+for write in range(1, result.steps):
+    with tempfile.TemporaryDirectory() as name:
+        context = FitContext(Path(name))
+        child = os.fork()  # cheap: torch is loaded, and with one thread there is nothing that a fork could break
+        if child == 0:
+            os.environ["SVP_CRASH_AT"] = str(write)
+            files._writes = 0
+            run(spec, context=context)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137, write
+        assert any(path.name.startswith(".tmp-") for path in Path(name).iterdir()), write
+        resumed, _ = run(spec, context=context)
+        assert bits(resumed) == bits(model), write
 """
 
 
-@pytest.mark.parametrize("write", [1, 4])
-def test_a_training_killed_while_it_writes_resumes_to_the_same_bits(write: int, tmp_path: Path) -> None:
-    script = CRASHING.format(tests=str(Path(__file__).parent), directory=str(tmp_path))
-    environment = {**os.environ, "SVP_CRASH_AT": str(write), "OMP_NUM_THREADS": "1"}
+def test_a_training_killed_at_any_write_resumes_to_the_same_bits() -> None:
+    script = CRASHING.format(tests=str(Path(__file__).parent))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 137, done.stderr
-    assert any(path.name.startswith(".tmp-") for path in tmp_path.iterdir())
-    resumed, _ = run(context=FitContext(tmp_path))
-    assert bits(resumed) == bits(run()[0])
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("write", [1, 2, 5])

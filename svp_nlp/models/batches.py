@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -14,9 +12,6 @@ from svp_nlp.arrays import IntK, IntN, keyed_hash
 from svp_nlp.models.base import TrainingSpec
 
 _BATCHES_PER_BLOCK = 50  # rows are sorted by length within so many batches: little padding, still well mixed
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 class Examples(Protocol):
@@ -27,7 +22,7 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def collate(self, rows_B: IntK, *, rng: np.random.Generator | None) -> dict[str, Tensor]:
-        """CPU tensors of these rows, called from a second thread; `rng` is for augmentation, None = evaluation."""
+        """CPU tensors of these rows, in their order; `rng` is for augmentation, None = evaluation."""
 
 
 def epoch_batches(
@@ -108,15 +103,3 @@ def collate_rng(seed: int, step: int, rank: int) -> np.random.Generator:
 def step_seed(seed: int, step: int, purpose: str) -> int:
     """A 64-bit seed for one step and purpose."""
     return int(keyed_hash(np.array([step]), seed, purpose)[0])
-
-
-def made_ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[tuple[Item, Made]]:
-    """Yield (item, make(item)); the next one is made in a second thread while the caller works on this one."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="collate") as pool:
-        following = pool.submit(make, items[0]) if items else None
-        for number, item in enumerate(items):
-            assert following is not None
-            made = following.result()
-            if number + 1 < len(items):
-                following = pool.submit(make, items[number + 1])
-            yield item, made

@@ -8,15 +8,23 @@ from collections.abc import Iterator
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_flag_from_env
 from torch import Tensor
 
 from svp_nlp.errors import TrainingError
 
 
+def process_state() -> PartialState:
+    """Rank, number of processes and device; the first call opens the process group.
+
+    A bare `PartialState()` does not know ACCELERATE_USE_CPU: on two CPU processes it would settle, for good, for one.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def device() -> torch.device:
     """Where models of this process run; ACCELERATE_USE_CPU=true keeps them off a GPU."""
-    return torch.device(PartialState().device)
+    return torch.device(process_state().device)
 
 
 @contextlib.contextmanager
@@ -45,6 +53,7 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
     Raises:
         TrainingError: the device cannot do it, or the launcher asks for more than data parallelism.
     """
+    process_state()
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         # Accelerate fixes the precision once per process, but a proxy and a target may differ; the Trainer of
         # transformers resets it the same way. The process group stays.

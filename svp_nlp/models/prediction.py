@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from svp_nlp.arrays import IntK
 from svp_nlp.errors import ModelError
 from svp_nlp.models.base import Prediction
-from svp_nlp.models.batches import Examples, made_ahead
+from svp_nlp.models.batches import Examples
 from svp_nlp.models.devices import clear_errors, to_device
 
 
@@ -45,8 +45,8 @@ def predict(
     model.eval()
     try:
         with torch.inference_mode(), clear_errors("predict", f"set eval_batch_size below {batch_size}"):
-            for rows_B, inputs in made_ahead(lambda rows_B: examples.collate(rows_B, rng=None), batches):
-                inputs = to_device(inputs, place)
+            for rows_B in batches:
+                inputs = to_device(examples.collate(rows_B, rng=None), place)
                 if embeddings:
                     logits_BC, embeddings_BD = model(**inputs, embeddings=True)
                     if embeddings_ND is None:

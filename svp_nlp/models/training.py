@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from svp_nlp.arrays import IntK, fingerprint_array, fingerprint_json
 from svp_nlp.errors import CheckpointError, Interrupted, TrainingError
 from svp_nlp.models.base import Event, FitContext, TrainingSpec
-from svp_nlp.models.batches import Examples, epoch_batches, learning_rate, made_ahead
+from svp_nlp.models.batches import Examples, epoch_batches, learning_rate
 from svp_nlp.models.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from svp_nlp.models.devices import device, make_accelerator, seeded
 from svp_nlp.models.prediction import predict
@@ -32,7 +32,6 @@ from svp_nlp.models.steps import (
     Fit,
     Labels,
     Progress,
-    Share,
     Unchecked,
     Wrapped,
     check_losses,
@@ -46,7 +45,7 @@ __all__ = ["Dev", "Examples", "Labels", "TrainingResult", "device", "predict", "
 
 logger = logging.getLogger(__name__)
 
-_STEPS_PER_CHECK = 20  # reading a loss waits for the GPU; on a CPU it is free and done at every step
+_STEPS_PER_CHECK = 20  # reading losses and agreeing with other processes wait for the GPU; a CPU does it at every step
 
 
 @dataclass(frozen=True)
@@ -261,23 +260,20 @@ def _stopped_early(fit: Fit) -> bool:
 def _train_epoch(fit: Fit, batches: Sequence[IntK]) -> None:
     """The rest of the running epoch, with stops and checkpoints between its steps."""
     progress, spec, accelerator = fit.progress, fit.spec, fit.accelerator
-    check_every = 1 if accelerator.device.type == "cpu" and accelerator.num_processes == 1 else _STEPS_PER_CHECK
-    first_step = progress.step - progress.step_in_epoch
-
-    def collate(number: int) -> Share:
-        return collate_share(fit, batches[number], step=first_step + number)
-
+    always = accelerator.device.type == "cpu" or spec.checkpoint_every_s == 0
+    check_every = 1 if always else _STEPS_PER_CHECK
     fit.forward.train()
     before, started = progress.epoch_seconds, time.perf_counter()
-    for number, share in made_ahead(collate, range(progress.step_in_epoch, len(batches))):
+    for rows_B in batches[progress.step_in_epoch :]:
         pause = time.perf_counter()
         _stop_or_save(fit, check_every=check_every)
         started += time.perf_counter() - pause
         rate = learning_rate(spec, step=progress.step, steps_per_epoch=len(batches))
-        fit.unchecked.append(Unchecked(progress.step, batches[number], rate, take_step(fit, share, rate=rate)))
+        measured = take_step(fit, collate_share(fit, rows_B), rate=rate)
+        fit.unchecked.append(Unchecked(progress.step, rows_B, rate, measured))
         progress.step += 1
         progress.step_in_epoch += 1
-        if len(fit.unchecked) >= check_every or number + 1 == len(batches):
+        if len(fit.unchecked) >= check_every or progress.step_in_epoch == len(batches):
             check_losses(fit)
         progress.epoch_seconds = before + time.perf_counter() - started
 
