@@ -136,7 +136,9 @@ def _open_builder(
 
     try:
         with _quiet():
-            builder = datasets.load_dataset_builder(path, name=name, revision=revision)
+            builder = _cached_builder(path, name, revision) or datasets.load_dataset_builder(
+                path, name=name, revision=revision
+            )
             sha = builder.hash if _SHA.fullmatch(str(builder.hash)) else None
             if revision is not None and sha is not None and sha != revision:
                 raise PoolError(f"{where}: the cache holds revision {sha}, not {revision}; go online once to fetch it")
@@ -154,10 +156,23 @@ def _open_builder(
         message = _first_line(error)
         if "BuilderConfig" in message and "not found" in message:
             message += "; give one of these as `name`"
+        elif "OfflineModeIsEnabled" in message:
+            message = "offline, and nothing of it is in the cache; go online once to fetch it"
         elif "Config name is missing" in message:
             message = " ".join(str(error).split())[:400]
         raise PoolError(f"{where}: {message}") from error
     return Source(dataset, dataset._fingerprint, sha or revision)
+
+
+def _cached_builder(path: str, name: str | None, revision: str | None) -> Any:
+    """Offline, load_dataset opens whichever revision was cached last; this opens the one that is asked for."""
+    import huggingface_hub
+    from datasets.packaged_modules.cache.cache import Cache
+
+    if revision is None or not huggingface_hub.constants.HF_HUB_OFFLINE:
+        return None
+    builder = Cache(dataset_name=path.split("/")[-1], config_name=name or "default", hash=revision, repo_id=path)
+    return builder if Path(builder.cache_dir).is_dir() else None
 
 
 def _plain_files(builder: Any, split: str) -> list[Path]:

@@ -538,6 +538,34 @@ def test_without_a_hub_the_error_is_quick_and_says_what_to_do(monkeypatch):
     assert time.monotonic() - start < 5
 
 
+def test_offline_the_revision_that_is_asked_for_is_opened_from_the_cache(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    shas = ["a" * 40, "b" * 40]
+    for sha in shas:  # as load_dataset leaves it
+        folder = tmp_path / "hf-cache" / "alice___toy" / "default" / "0.0.0" / sha
+        data = datasets.Dataset.from_dict({"text": [f"text of {sha}"]})
+        data.save_to_disk(str(tmp_path / sha))
+        folder.mkdir(parents=True)
+        Path(data.load_from_disk(str(tmp_path / sha)).cache_files[0]["filename"]).rename(folder / "toy-train.arrow")
+        split = datasets.SplitInfo(name="train", num_examples=1, dataset_name="toy")
+        datasets.DatasetInfo(
+            features=data.features,
+            dataset_name="toy",
+            config_name="default",
+            version="0.0.0",
+            splits=datasets.splits.SplitDict({"train": split}),
+        ).write_to_directory(str(folder))
+    for sha in shas:
+        pool = PoolRef("alice/toy", revision=sha).open()
+        assert (_texts(pool), pool.ref.revision) == ([f"text of {sha}"], sha)
+    assert PoolRef("alice/toy").open().ref.revision in shas
+    assert "not " + "c" * 40 in _refused(PoolRef("alice/toy", revision="c" * 40))
+    assert "nothing of it is in the cache" in _refused(PoolRef("alice/other"))
+
+
 def _no_network(*_, **__):
     raise OSError("Connection refused")
 
