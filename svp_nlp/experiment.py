@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from svp_nlp import __version__
 from svp_nlp.data import Data, open_data
 from svp_nlp.loop import active_learning, core_set, train_target
 from svp_nlp.models import make_learner
@@ -345,7 +344,7 @@ def _top(scores: Any, keys: Any, budget: int, seed: int) -> Any:
 def _new_results(recipe: Recipe, data: Data, run: Run) -> dict[str, Any]:
     return {
         "format": 1,
-        "svp_nlp": __version__,
+        "svp_nlp": library_versions().get("svp_nlp", ""),
         "name": run.directory.resolve().name,
         "mode": recipe.mode,
         "created": now(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import logging
 import os
@@ -52,6 +53,7 @@ class Step:
     skipped: bool  # found finished
 
 
+@functools.cache
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that can change a result; what is not installed is left out. Imports nothing."""
     found = {"python": platform.python_version()}
