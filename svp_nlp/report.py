@@ -224,7 +224,13 @@ def console_table(summary: Summary, *, ascii_only: bool = False) -> Table:
 
     `ascii_only`: for a terminal that cannot show ±, ×, · and the en dash.
     """
-    table = Table(title=" · ".join(summary.names)[:76], pad_edge=False, box=None, header_style="bold", padding=(0, 1))
+    table = Table(
+        title=" · ".join(summary.names)[:76],
+        pad_edge=False,
+        box=None,
+        header_style="bold",
+        padding=(0, 1),
+    )
     for heading, justify in (
         ("Selected by", "left"),
         ("Labels", "right"),
@@ -237,6 +243,8 @@ def console_table(summary: Summary, *, ascii_only: bool = False) -> Table:
         table.add_column(heading, justify=justify, no_wrap=heading != "Selected by", overflow="fold")  # type: ignore[arg-type]
     best = {size: _lowest(summary, size) for size in summary.sizes}
     for position, series in enumerate(summary.series):
+        if position:
+            table.add_row()
         for i, point in enumerate(summary.line(series)):
             ratios = [None if r is None else r.mean for r in (point.selection_speedup, point.total_speedup)]
             speedup = fmt.DASH if ratios[0] is None else " / ".join(_short_ratio(r) for r in ratios)
@@ -251,10 +259,7 @@ def console_table(summary: Summary, *, ascii_only: bool = False) -> Table:
             ]
             shown = [_ascii(cell) if ascii_only else cell for cell in cells]
             bold = "bold" if best[point.labeled_size] == series and len(summary.series) > 1 else ""
-            table.add_row(
-                *(Text(cell, style=bold if k == 2 else "") for k, cell in enumerate(shown)),
-                end_section=i == len(summary.line(series)) - 1 and position < len(summary.series) - 1,
-            )
+            table.add_row(*(Text(cell, style=bold if k == 2 else "") for k, cell in enumerate(shown)))
     table.caption = _ascii(_caption(summary)) if ascii_only else _caption(summary)
     return table
 

@@ -84,6 +84,7 @@ def line_chart(
     x_title: str,
     y_title: str,
     x_ticks: Sequence[float] | None = None,
+    y_range: tuple[float, float] | None = None,
     direct_labels: bool = False,
     description: str,
 ) -> Markup:
@@ -93,11 +94,12 @@ def line_chart(
         lines: drawn in the given order, the last on top; lines without points are left out.
         frame: size and margins; direct labels need a wide right margin.
         x_ticks: where numbers stand under the axis; those that would touch are left out. None: round numbers.
+        y_range: lowest and highest y, for charts that are compared with each other. None: those of the lines.
         direct_labels: names at the ends of the lines; otherwise the page shows a legend.
         description: what a screen reader says.
     """
     drawn = [line for line in lines if line.points]
-    x_of, y_of = _scales(drawn, frame)
+    x_of, y_of = _scales(drawn, frame, y_range)
     right, bottom = frame.width - frame.right, frame.height - frame.bottom
     parts = [
         Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
@@ -183,9 +185,10 @@ def shorten(text: str, most: int) -> str:
     return f"{text[: keep - keep // 2]}…{text[len(text) - keep // 2 :]}"
 
 
-def _scales(lines: Sequence[Line], frame: Frame) -> tuple[Scale, Scale]:
+def _scales(lines: Sequence[Line], frame: Frame, y_range: tuple[float, float] | None) -> tuple[Scale, Scale]:
     xs = [x for line in lines for x, _, _ in line.points] or [0.0]
     ys = [y + sign * (s or 0.0) for line in lines for _, y, s in line.points for sign in (-1, 1)] or [0.0, 1.0]
+    ys = list(y_range or ys)
     x_low, x_high, y_low, y_high = min(xs), max(xs), min(ys), max(ys)
     if x_low == x_high:
         x_low, x_high = 0.5 * x_low, 1.5 * x_high or 1.0

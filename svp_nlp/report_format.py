@@ -141,23 +141,24 @@ def learner_name(spec: Any, fallback: str) -> str:
 
 def headline(summary: Summary, runs: Any) -> str:
     """What was chosen, what it gave, and what it cost, in plain words; also where random was as good or better."""
-    recipe, pool = runs[0].get("recipe") or {}, runs[0].get("pool") or {}
-    proxy = learner_name(recipe.get("proxy"), "the proxy")
-    target = learner_name(recipe.get("target"), "the target")
+    usable = count((runs[0].get("pool") or {}).get("usable"))
     tried = [series for series in summary.series if series.selector == "proxy"]
     last = [summary.line(series)[-1] for series in tried]
     scored = [point for point in last if point.error is not None]
     if not scored:
+        proxy, _ = _learners(runs[0])
         chosen = max((r["labeled_size"] for run in runs for r in run.get("rounds") or ()), default=0)
         return (
-            f"{_capital(proxy)} chose {count(chosen)} of {count(pool.get('usable'))} rows. No target was trained on "
+            f"{_capital(proxy)} chose {count(chosen)} of {usable} rows. No target was trained on "
             "the choice, so nothing can be said about what it is worth."
         )
     best = best_point(scored)
+    names = summary.names
+    proxy, target = _learners(runs[names.index(best.series.variant) if best.series.variant in names else 0])
     among = f", the best of {len(scored)} tried," if len(scored) > 1 else ""
     what = f"{_capital(proxy)} with {best.series.strategy}{among} chose {count(best.labeled_size)} of"
     text = (
-        f"{what} {count(pool.get('usable'))} rows ({percent_of(best.labeled_percent)}); {target} trained on them is "
+        f"{what} {usable} rows ({percent_of(best.labeled_percent)}); {target} trained on them is "
         f"wrong on {stat_share(best.error)} % of the test set."
     )
     return " ".join([text, *_against_random(summary, best), *_against_target(summary, best)])
@@ -166,6 +167,11 @@ def headline(summary: Summary, runs: Any) -> str:
 def best_point(points: Sequence[Point]) -> Point:
     """The point with the lowest mean error among those with the most labels."""
     return min(points, key=lambda p: (-p.labeled_size, p.error.mean if p.error else math.inf))
+
+
+def _learners(run: Mapping[str, Any]) -> tuple[str, str]:
+    recipe = run.get("recipe") or {}
+    return learner_name(recipe.get("proxy"), "the proxy"), learner_name(recipe.get("target"), "the target")
 
 
 def target_selects(summary: Summary, point: Point) -> Point | None:
@@ -215,10 +221,9 @@ def _against_target(summary: Summary, best: Point) -> list[str]:
         ]
     gives = "" if theirs.error is None else f" and gives {stat_share(theirs.error)} %"
     total = "" if best.total_speedup is None else f"; {_times(best.total_speedup)} with the final training counted"
-    return [
-        f"Choosing took {took}; the target choosing for itself takes "
-        f"{stat_duration(theirs.seconds['selection_seconds'])} ({_times(best.selection_speedup)} as long{total}){gives}."
-    ]
+    longer = f"{_times(best.selection_speedup)} as long{total}"
+    takes = stat_duration(theirs.seconds["selection_seconds"])
+    return [f"Choosing took {took}; the target choosing for itself takes {takes} ({longer}){gives}."]
 
 
 def _times(ratio: Stat) -> str:

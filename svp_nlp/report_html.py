@@ -81,18 +81,13 @@ def _figures(summary: Summary) -> list[dict[str, str]]:
     if not scored:
         return []
     best = fmt.best_point(scored)
-    found = [{"name": "test error", "value": f"{fmt.stat_share(best.error)} %", "note": best.series.label}]
-    for other in ("random", "target_selects"):
-        points = [
-            summary.at(s, best.labeled_size)
-            for s in summary.series
-            if s.selector == other and (other == "random" or s.strategy == best.series.strategy)
-        ]
-        known = [point for point in points if point is not None and point.error is not None]
-        if known:
-            found.append(
-                {"name": "test error", "value": f"{fmt.stat_share(known[0].error)} %", "note": known[0].series.label}
-            )
+    random = next((summary.at(s, best.labeled_size) for s in summary.series if s.selector == "random"), None)
+    compared = [best, random, fmt.target_selects(summary, best)]
+    found = [
+        {"name": "test error", "value": f"{fmt.stat_share(point.error)} %", "note": point.series.label}
+        for point in compared
+        if point is not None and point.error is not None
+    ]
     if best.selection_speedup:
         found.append(
             {"name": "choosing", "value": fmt.stat_ratio(best.selection_speedup), "note": "faster than the target"}
@@ -114,7 +109,7 @@ def _curves(summary: Summary, styles: Mapping[Series, str]) -> dict[str, Any] | 
         ]
         if points:
             lines.append(Line(series.label, styles[series], points, hollow=series.selector == "target_selects"))
-    if not lines:
+    if not lines or len(summary.sizes) == 1:  # a single size has no curve; the table says it better
         return None
     ticks = [float(size) for size in summary.sizes]
     description = "Test error in percent over the number of labels; the numbers are in the table below."
@@ -157,10 +152,7 @@ def _speed(summary: Summary) -> list[dict[str, Any]]:
     for point in summary.points:
         chosen = point.seconds["selection_seconds"]
         if point.series.selector == "proxy" and chosen is not None and chosen.mean > 0:
-            other = summary.at(
-                Series("target_selects", point.series.strategy, point.series.variant), point.labeled_size
-            )
-            rows.append({"point": point, "target": other})
+            rows.append({"point": point, "target": fmt.target_selects(summary, point)})
     return rows
 
 
@@ -258,9 +250,15 @@ def _pick(pick: Mapping[str, Any]) -> dict[str, Any]:
         "score": fmt.decimal(pick.get("score"), 4),
         "label": str(fmt.DASH if pick.get("label") is None else pick["label"])[:_LONGEST_NAME],
         "text": cut,
-        "preview": None if len(text) <= _PREVIEW else text[:_PREVIEW].rstrip(),
+        "preview": None if len(text) <= _PREVIEW else _at_a_space(text[:_PREVIEW]),
         "left_out": len(text) - len(cut),
     }
+
+
+def _at_a_space(text: str) -> str:
+    """Drop the last, cut word, unless that would drop most of the text (a long URL, a language without spaces)."""
+    head = text.rsplit(None, 1)[0]
+    return head if len(head) > 0.8 * len(text) else text.rstrip()
 
 
 def _training(runs: Sequence[Run], series_of: Mapping[Any, Series]) -> list[dict[str, Any]]:
@@ -270,24 +268,28 @@ def _training(runs: Sequence[Run], series_of: Mapping[Any, Series]) -> list[dict
         for entry in run.get("training") or ():
             series = series_of[position, entry.get("selector", "proxy"), entry.get("strategy")]
             groups.setdefault(series, []).append(entry)
-    charts = []
+    drawn = []
     for series, entries in groups.items():
         size = max(entry["labeled_size"] for entry in entries)
         histories = [entry.get("history") or () for entry in entries if entry["labeled_size"] == size]
-        accuracy = [
-            *_epochs(histories, "train_accuracy", "s-random", 100),
-            *_epochs(histories, "dev_accuracy", "s0", 100),
-        ]
-        lines, y_title = (accuracy, "accuracy, %") if accuracy else (_epochs(histories, "loss", "s0", 1), "loss")
+        lines = _epochs(histories, "train_accuracy", "s-random", 100) + _epochs(histories, "dev_accuracy", "s0", 100)
         if lines:
-            chart = line_chart(
-                lines,
-                Frame(270, 180, left=36, right=8),
-                x_title="epoch",
-                y_title=y_title,
-                description=f"{y_title} per epoch, {series.label}",
-            )
-            charts.append({"label": series.label, "size": size, "chart": chart})
+            drawn.append((series, size, "accuracy, %", lines))
+        elif losses := _epochs(histories, "loss", "s-random", 1):
+            drawn.append((series, size, "loss", losses))
+    charts = []
+    for series, size, y_title, lines in drawn:
+        # One scale for all that show the same thing: the charts stand side by side to be compared.
+        ys = [y for _, _, other, alike in drawn if other == y_title for line in alike for _, y, _ in line.points]
+        chart = line_chart(
+            lines,
+            Frame(270, 180, left=36, right=8),
+            x_title="epoch",
+            y_title=y_title,
+            y_range=(min(ys), max(ys)),
+            description=f"{y_title} per epoch, {series.label}",
+        )
+        charts.append({"label": series.label, "size": size, "chart": chart})
     return charts
 
 

@@ -114,7 +114,7 @@ def summarize(runs: Sequence[Run]) -> Summary:
     names = unique_names(runs)
     series_of = series_names(runs, names)
     rows, warnings = merged_rows(runs, names, series_of)
-    found = _ordered({row["series"] for row in rows})
+    found = _ordered({row["series"] for row in rows}, names)
     sizes = sorted({row["labeled_size"] for row in rows})
     points = [_point(rows, series, size) for series in found for size in sizes]
     present = _with_savings([point for point in points if point is not None], rows)
@@ -189,10 +189,11 @@ def clear_difference(a: Stat, b: Stat) -> bool | None:
     return abs(a.mean - b.mean) > 2 * math.sqrt(a.std**2 / a.seeds + b.std**2 / b.seeds)
 
 
-def _ordered(series: set[Series]) -> list[Series]:
-    """Proxies first: they are what the report is about; then random, then the target itself."""
+def _ordered(series: set[Series], names: Sequence[str]) -> list[Series]:
+    """Proxies first: they are what the report is about; then random, then the target; runs as they were given."""
     rank = {"proxy": 0, "random": 1, "target_selects": 2}
-    return sorted(series, key=lambda s: (rank.get(s.selector, 3), s.strategy or "", s.variant))
+    order = {name: i for i, name in enumerate(names)}
+    return sorted(series, key=lambda s: (rank.get(s.selector, 3), s.strategy or "", order.get(s.variant, -1)))
 
 
 def _point(rows: Sequence[Mapping[str, Any]], series: Series, labeled_size: int) -> Point | None:

@@ -192,6 +192,10 @@ def test_runs_with_other_proxies_stay_apart_and_share_random() -> None:
     assert other is not None
     assert other.savings is not None
     assert other.selection_speedup is not None
+    assert fmt.target_selects(summary, other) is not None
+    for row in two["rows"]:
+        row["error"] -= 0.2
+    assert fmt.headline(summarize([one, two]), [one, two]).startswith("VDCNN-9 with entropy, the best of 2 tried,")
     page_of(one, two)
 
 
@@ -372,7 +376,7 @@ def test_the_page_loads_nothing_from_anywhere(text: str) -> None:
         {"classes": ["إيجابي", "שלילי"], "text": "نص عربي من اليمين إلى اليسار " * 30},
         {"text": "NUL \x00 and \u2028 and a tab\t" + "x" * 20_000},
         {"text": ""},
-        {"strategies": tuple(f"strategy {i}" for i in range(9))},
+        {"strategies": tuple(f"strategy {i}" for i in range(7)), "seeds": (0,)},
     ],
     ids=lambda options: ",".join(options),
 )
@@ -382,6 +386,7 @@ def test_every_shape_of_run_renders(options: dict, tmp_path: Path) -> None:
     page = Page(source)
     assert "\x00" not in source
     assert ("One seed: no spread" in page.text) == (options.get("seeds") == (0,))
+    assert any("class" in attributes and attributes["class"] == "dots" for _, attributes in page.elements)
     assert not re.search(r"\bnan\b", source)
 
 
