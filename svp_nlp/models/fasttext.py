@@ -23,7 +23,6 @@ from svp_nlp.arrays import fingerprint_array, fingerprint_json
 from svp_nlp.errors import ModelError, TrainingError
 from svp_nlp.models import fasttext_native as native
 from svp_nlp.models.base import (
-    TEXT,
     FitContext,
     Labeled,
     LearnerSpec,
@@ -42,20 +41,24 @@ class FastTextSpec(LearnerSpec):
 
     kind: Literal["fasttext"] = "fasttext"
     engine: Literal["native", "fasttext"] = Field(
-        "native", description="native: ours, reproducible; fasttext: the official package, not reproducible"
+        default="native", description="native: ours, reproducible; fasttext: the official package, not reproducible"
     )
     dim: Annotated[int, Field(ge=1, le=1024)] = 10
     word_ngrams: Annotated[int, Field(ge=1, le=5)] = 2
     min_count: Annotated[int, Field(ge=1)] = 1
     bucket: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
-        10_000_000, description="hash values of word n-grams; only those that occur take memory in the native engine"
+        default=10_000_000,
+        description="hash values of word n-grams; only those that occur take memory in the native engine",
     )
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
-        "auto", description="auto: follows the labelled size"
+        default="auto", description="auto: follows the labelled size"
     )
-    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="auto: follows the labelled size")
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="auto: follows the labelled size"
+    )
     normalize: Normalization = Field(
-        "svp", description="svp: lower-case ASCII and set off punctuation as the paper's scripts do; none: leave texts"
+        default="svp",
+        description="svp: lower-case ASCII and set off punctuation as the paper's scripts do; none: leave texts",
     )
 
 
@@ -67,20 +70,6 @@ def resolve(spec: FastTextSpec, labeled_size: int) -> tuple[float, int]:
     learning_rate = 0.5 if spec.learning_rate == "auto" else spec.learning_rate
     epochs = 25 if spec.epochs == "auto" else spec.epochs
     return learning_rate, epochs
-
-
-def texts_of(rows: pa.Table) -> pa.ChunkedArray:
-    """The text column of a table.
-
-    Raises:
-        ModelError: there is none, or it does not hold texts.
-    """
-    if TEXT not in rows.column_names:
-        raise ModelError(f"fastText reads the column {TEXT!r}; found {rows.column_names}")
-    texts = rows.column(TEXT)
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        raise ModelError(f"column {TEXT!r} is of type {texts.type}; fastText expects string or large_string")
-    return texts
 
 
 @dataclass(eq=False)
@@ -113,7 +102,7 @@ class FastTextPredictor:
     def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
         """Probabilities and, at no extra cost, mean feature vectors. Line feeds and any length of text are fine."""
         probs_BC, hidden_BD = native.score(
-            texts_of(batch), self.features, self.input_RD, self.output_CD, self.spec.normalize
+            native.texts_of(batch), self.features, self.input_RD, self.output_CD, self.spec.normalize
         )
         return Prediction(probs_BC, hidden_BD if embeddings else None)
 
@@ -146,12 +135,10 @@ class FastTextLearner:
             raise TrainingError("fastText: the training set has no example; label at least one")
         learning_rate, epochs = resolve(self.spec, len(train))
         if self.spec.engine == "fasttext":
-            from svp_nlp.models import fasttext_package
+            from svp_nlp.models.fasttext_package import fit
 
-            return fasttext_package.fit(
-                self.spec, train, learning_rate=learning_rate, epochs=epochs, seed=seed, context=context
-            )
-        spec, texts = self.spec, texts_of(train.rows)
+            return fit(self.spec, train, learning_rate=learning_rate, epochs=epochs, seed=seed, context=context)
+        spec, texts = self.spec, native.texts_of(train.rows)
         losses: list[float] = []
         clock = time.perf_counter()
 
@@ -216,9 +203,9 @@ class FastTextLearner:
         class_names, report = tuple(config["class_names"]), dict(config.get("report", {}))
         path = directory / config["weights"]
         if spec.engine == "fasttext":
-            from svp_nlp.models import fasttext_package
+            from svp_nlp.models.fasttext_package import load
 
-            return fasttext_package.load(path, spec=spec, class_names=class_names, report=report)
+            return load(path, spec=spec, class_names=class_names, report=report)
         try:
             arrays = load_file(path)
             features = native.Features(

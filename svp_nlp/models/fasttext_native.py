@@ -18,14 +18,29 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from svp_nlp.arrays import keyed_hash
-from svp_nlp.errors import RecipeError, TrainingError
+from svp_nlp.errors import ModelError, RecipeError, TrainingError
 from svp_nlp.models import fasttext_kernels as kernels
+from svp_nlp.models.base import TEXT
 from svp_nlp.models.normalize import Normalization, normalize_buffers, text_buffers
 
 _ROWS_PER_BLOCK = 4096  # 1 MB of ordinary text: stays in cache between the passes over it
 _IDS_IN_MEMORY = 1 << 28  # 1 GB of uint32: 3 million short texts; longer training sets are read again in each epoch
 
 Array = npt.NDArray[Any]
+
+
+def texts_of(rows: pa.Table) -> pa.ChunkedArray:
+    """The text column of a table.
+
+    Raises:
+        ModelError: there is none, or it does not hold texts.
+    """
+    if TEXT not in rows.column_names:
+        raise ModelError(f"fastText reads the column {TEXT!r}; found {rows.column_names}")
+    texts = rows.column(TEXT)
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        raise ModelError(f"column {TEXT!r} is of type {texts.type}; fastText expects string or large_string")
+    return texts
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ class Features:
     @property
     def lookup(self) -> tuple[Any, ...]:
         """What every kernel that finds rows takes."""
-        return self.words, self.word_offsets, self.table_V, self.rank, self.bucket, self.word_ngrams
+        return (self.words, self.word_offsets, self.table_V), self.rank, self.bucket, self.word_ngrams
 
 
 def _word_table(words: Array, word_offsets: Array, *, room: int) -> Array:
@@ -145,13 +160,14 @@ def find_features(
     bits = np.zeros(_bitmap_words(bucket), dtype=np.uint64)
     num_words, num_ids = 0, 0
     for block in _blocks(texts):
-        data, offsets = block.buffers(normalize)
-        scratch = _scratch(offsets)
+        text = block.buffers(normalize)
+        offsets, scratch = text[1], _scratch(text[1])
         row = 0
         while True:
+            vocabulary = (words, word_offsets, table_V)
             row, num_words, more = kernels.count_features(
-                data, offsets, row, words, word_offsets, counts, table_V, num_words, bits, bucket, word_ngrams, *scratch
-            )  # fmt: skip
+                text, row, vocabulary, counts, num_words, bits, bucket, word_ngrams, scratch
+            )
             num_ids += more
             if row == len(offsets) - 1:
                 break
@@ -173,9 +189,9 @@ def _ids_of(texts: pa.ChunkedArray, features: Features, num_ids: int, normalize:
     ends, ids = np.empty(len(texts), dtype=np.int64), np.empty(num_ids + 1, dtype=np.uint32)
     place = 0
     for block in _blocks(texts):
-        data, offsets = block.buffers(normalize)
+        text = block.buffers(normalize)
         rows = slice(block.start, block.stop)
-        place = kernels.feature_ids(data, offsets, *features.lookup, ends[rows], ids, place, *_scratch(offsets))
+        place = kernels.feature_ids(text, features.lookup, ends[rows], ids, place, _scratch(text[1]))
     return ends, ids
 
 
@@ -253,12 +269,10 @@ def score(
     lookup = features.lookup  # built here, so that threads do not build it twice
 
     def run(block: _Block) -> None:
-        data, offsets = block.buffers(normalize)
-        rows, scratch = slice(block.start, block.stop), _scratch(offsets)
+        text = block.buffers(normalize)
+        rows, scratch = slice(block.start, block.stop), _scratch(text[1])
         ids = np.empty(len(scratch[0]) * features.word_ngrams + 1, dtype=np.uint32)
-        kernels.score(
-            data, offsets, *lookup, input_RD, output_CD, probs_BC[rows], hidden_BD[rows], ids, *scratch
-        )  # fmt: skip
+        kernels.score(text, lookup, input_RD, output_CD, probs_BC[rows], hidden_BD[rows], ids, scratch)
 
     blocks = list(_blocks(texts))
     threads = min(num_threads(), len(blocks))
