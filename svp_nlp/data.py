@@ -12,6 +12,7 @@ import numpy as np
 from svp_nlp.arrays import BoolN, IntK
 from svp_nlp.columns import LabelColumn
 from svp_nlp.errors import LabelError, PoolError
+from svp_nlp.metrics import check_metrics
 from svp_nlp.models.base import Labeled
 from svp_nlp.pool import Pool, PoolRef, conflicting_labels, overlap, read_labels
 from svp_nlp.recipe import HeldOutSpec, PoolSpec, Recipe
@@ -72,6 +73,7 @@ def open_data(recipe: Recipe) -> Data:
         warnings.append(f"{len(empty):,} classes have no row in the pool: {', '.join(empty[:10])}")
     test, test_info = None, None
     if recipe.test is not None:
+        check_metrics(recipe.metrics, num_classes=len(labels.class_names))
         test_pool = pool_ref(recipe.test).open()
         test, left_out = labeled_rows(test_pool, recipe.test.label_column, labels.class_names)
         shared = overlap(pool, test_pool)

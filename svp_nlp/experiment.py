@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from svp_nlp.data import Data, open_data
+from svp_nlp.labels import LabelSet
 from svp_nlp.loop import active_learning, core_set, train_target
 from svp_nlp.models import make_learner
 from svp_nlp.oracles.column import ColumnOracle
@@ -131,7 +132,7 @@ def _run_arm(
             "  %s: %s labelled (proxy %.1f s, scoring %.1f s, ranking %.2f s)",
             arm.name, f"{round_.labeled_size:,}", *cost.values(),
         )  # fmt: skip
-        counts = round_.labels.class_counts(workspace.class_names)
+        picked = LabelSet(round_.labels.table.slice(len(round_.labels) - len(round_.selection)))
         results["rounds"].append(
             {
                 **base,
@@ -139,7 +140,7 @@ def _run_arm(
                 "labeled_size": round_.labeled_size,
                 "picked": len(round_.selection),
                 "fingerprint": round_.selection.fingerprint,
-                "class_counts": counts,
+                "class_counts": picked.class_counts(workspace.class_names),
                 **cost,
             }
         )

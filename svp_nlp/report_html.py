@@ -184,8 +184,12 @@ def _balance(
     """Share of each class in the pool and in what was picked after the start set, summed over seeds."""
     picked: dict[Series, Counter[str]] = {}
     for position, run in enumerate(runs):
-        later = any(entry.get("round") for entry in run.get("rounds") or ())
-        for entry in run.get("rounds") or ():
+        rounds = run.get("rounds") or ()
+        later = any(entry.get("round") for entry in rounds)
+        if run.get("mode") == "core_set":  # each size is picked anew: the smaller sets are parts of the largest
+            largest = max((entry["labeled_size"] for entry in rounds), default=0)
+            rounds = [entry for entry in rounds if entry["labeled_size"] == largest]
+        for entry in rounds:
             if entry.get("class_counts") and (entry.get("round") or not later):
                 series = series_of[position, entry.get("selector", "proxy"), entry.get("strategy")]
                 picked.setdefault(series, Counter()).update(entry["class_counts"])

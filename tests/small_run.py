@@ -46,8 +46,6 @@ def outcome(run_dir: Path) -> dict[str, Any]:
             found[step["name"]] = [step["output"]["fingerprint"], sorted(weights)]
         elif step["name"].endswith("/signals"):
             found[step["name"]] = {k: v for k, v in step["files"].items() if k.endswith(".npy")}
-        elif step["name"].endswith("/metrics"):
-            found[step["name"]] = step["output"]
-        elif step["name"].endswith("/labels"):
+        elif step["name"].endswith("/metrics") or step["name"].endswith("/labels"):
             found[step["name"]] = step["output"]
     return found

@@ -83,7 +83,7 @@ def test_a_full_disk_at_any_write_is_said_and_changes_nothing(reference, tmp_pat
         with pytest.raises((RunError, OSError), match="No space left"):
             run_recipe(recipe, directory, stop_requested=lambda: False)
         monkeypatch.delenv("SVP_ENOSPC_AT")
-        assert not [p for p in directory.rglob(".tmp-*")], at
+        assert not list(directory.rglob(".tmp-*")), at
         run_recipe(recipe, directory, stop_requested=lambda: False)
         assert outcome(directory) == expected, at
 

@@ -1,0 +1,262 @@
+"""The loops: exact sizes, nothing picked twice, nothing trained that nobody reads, the same picks every time."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from small_run import FASTTEXT, VDCNN, outcome, small_recipe
+from toy import write_toy
+
+from svp_nlp import active_learning, core_set, load_pool, load_test, make_learner, open_workspace, train_target
+from svp_nlp import workspace as workspace_module
+from svp_nlp.errors import BudgetError, LabelError, PoolError, RecipeError, RunError
+from svp_nlp.experiment import arms_of, run_recipe
+from svp_nlp.labels import LabelSet
+from svp_nlp.models.base import LearnerSpec
+from svp_nlp.results import collect, run_status
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_toy(tmp_path_factory.mktemp("data") / "toy")
+
+
+def fasttext():
+    return make_learner("fasttext", **{k: v for k, v in FASTTEXT.items() if k != "kind"})
+
+
+def rounds_of(toy, *, seed=0, strategy="margin", sizes=(40, 60), **options):
+    with open_workspace(toy, seed=seed, **options) as work:
+        return list(active_learning(work, learner=fasttext(), strategy=strategy, initial=20, labeled_sizes=sizes))
+
+
+def test_rounds_have_the_asked_sizes_and_no_row_is_labelled_twice(toy):
+    rounds = rounds_of(toy)
+    assert [r.labeled_size for r in rounds] == [20, 40, 60]
+    assert [len(r.selection) for r in rounds] == [20, 20, 20]
+    positions = np.concatenate([r.selection.positions_K for r in rounds])
+    assert len(np.unique(positions)) == 60
+    assert rounds[-1].labels.positions_L.tolist() == positions.tolist()
+    assert rounds[1].selection.lineage.parent == rounds[0].selection.fingerprint
+    assert rounds[2].selection.lineage.proxy["spec"]["epochs"] == 3
+
+
+def test_the_same_seed_gives_the_same_rounds_and_another_seed_others(toy):
+    one, again, other = (
+        [r.selection.fingerprint for r in rounds_of(toy, seed=seed, strategy="entropy")] for seed in (3, 3, 4)
+    )
+    assert one == again
+    assert not set(one) & set(other)
+
+
+@pytest.mark.parametrize("rows_per_batch", [7, 64])
+def test_picks_do_not_depend_on_how_the_pool_is_cut(toy, monkeypatch, rows_per_batch):
+    expected = [r.selection.fingerprint for r in rounds_of(toy)]
+    monkeypatch.setattr(workspace_module, "ROWS_PER_BATCH", rows_per_batch)
+    assert [r.selection.fingerprint for r in rounds_of(toy)] == expected
+
+
+def test_random_trains_nothing_and_goes_on_where_the_start_set_ended(toy, tmp_path):
+    rounds = rounds_of(toy, strategy="random", run_dir=tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("weights*"))
+    everything = rounds_of(toy, strategy="random", sizes=(60,))
+    assert everything[-1].labels.positions_L.tolist() == rounds[-1].labels.positions_L.tolist()
+
+
+def test_a_proxy_picks_better_than_random_on_a_planted_case(tmp_path):
+    import csv
+
+    # 3 % of the rows are of a class that a random start set of 40 hardly holds; an uncertain proxy finds them.
+    rng = np.random.default_rng(0)
+    path = tmp_path / "rare.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for row in range(600):
+            label = "rare" if row % 33 == 0 else ("even" if row % 2 == 0 else "odd")
+            words = {"rare": "zebra quartz onyx", "even": "two four six eight", "odd": "one three five seven"}[label]
+            writer.writerow([" ".join([*rng.choice(words.split(), 4), f"id{row}"]), label])
+    found = {}
+    for strategy in ("entropy", "random"):
+        with open_workspace(path) as work:
+            learner = make_learner("fasttext", bucket=1000, epochs=10, learning_rate=0.5)
+            *_, last = active_learning(work, learner=learner, strategy=strategy, initial=40, labeled_sizes=[60, 80])
+            found[strategy] = last.labels.class_counts(work.class_names)["rare"]
+    assert found["entropy"] > 2 * found["random"]
+
+
+def test_core_sets_nest_and_hold_the_highest_scores(toy):
+    with open_workspace(toy) as work:
+        small, large = core_set(work, learner=fasttext(), strategy="least_confidence", labeled_sizes=[30, "50%"])
+        scores = np.asarray(large.signals["least_confidence"])
+    assert large.labeled_size == 100
+    assert large.selection.positions_K[:30].tolist() == small.selection.positions_K.tolist()
+    left = np.setdiff1d(np.arange(200), large.selection.positions_K)
+    assert scores[large.selection.positions_K].min() >= scores[left].max()
+    assert large.labels.positions_L.tolist() == large.selection.positions_K.tolist()
+
+
+def test_a_target_learns_from_a_selection_and_the_test_set_is_aligned_by_name(toy, tmp_path):
+    turned = write_toy(tmp_path / "turned", class_names=["weather", "music", "kitchen", "animals"], seed=0)
+    with open_workspace(toy, run_dir=tmp_path / "run") as work:
+        *_, last = active_learning(work, learner="fasttext", strategy="margin", initial=20, labeled_sizes=[100])
+        learner = make_learner("fasttext", bucket=1000, epochs=25, learning_rate=0.5)
+        results = [
+            train_target(work, last.labels, learner=learner, test=load_test(work, path), arm=path.name)
+            for path in (toy, turned)
+        ]
+    assert results[0].metrics == results[1].metrics
+    assert results[0].metrics["accuracy"] > 0.5
+    assert results[0].load().class_names == work.class_names
+
+
+def test_a_dev_share_is_held_out_of_training_and_stays_held_out(toy):
+    with open_workspace(toy, dev=0.25) as work:
+        *_, last = active_learning(work, learner=fasttext(), strategy="random", initial=50, labeled_sizes=[100])
+        train, dev = work.split_dev(last.labels)
+        first = LabelSet(last.labels.table.slice(0, 50))
+        _early, early_dev = work.split_dev(first)
+    assert set(train.positions_L).isdisjoint(dev.positions_L)
+    assert len(train) + len(dev) == 100
+    assert 10 <= len(dev) <= 40
+    assert set(early_dev.positions_L) <= set(dev.positions_L)
+    with open_workspace(toy, dev=0.001) as work, pytest.raises(LabelError, match="leaves one side empty"):
+        work.split_dev(first)
+
+
+def test_sizes_beyond_the_pool_and_sizes_that_do_not_grow_are_refused(toy):
+    with pytest.raises(BudgetError, match="201 rows, the pool has 200"):
+        rounds_of(toy, sizes=(201,))
+    with pytest.raises(BudgetError, match="not more than the 40 before it"):
+        rounds_of(toy, sizes=(40, 40))
+
+
+def test_a_notebook_that_is_run_again_goes_on_with_what_is_there(toy, tmp_path):
+    first = rounds_of(toy, run_dir=tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("step.json")}
+    second = rounds_of(toy, run_dir=tmp_path / "run", sizes=(40, 60, 80))
+    assert [r.selection.fingerprint for r in second[:3]] == [r.selection.fingerprint for r in first]
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    with pytest.raises(RunError, match="noise"):
+        rounds_of(toy, run_dir=tmp_path / "run", noise=0.5)
+
+
+def test_a_recipe_runs_all_arms_shares_what_they_share_and_writes_the_report(toy, tmp_path):
+    recipe = small_recipe(
+        toy,
+        strategies=["margin", "entropy"],
+        labeled_sizes=[30, 40],
+        train_target_at=["initial", 40],
+        baselines=["random", "target_selects"],
+        seeds=[0, 1],
+    )
+    result = run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    names = [arm.name for arm in arms_of(recipe)]
+    assert names == ["proxy-margin", "proxy-entropy", "random", "target_selects-margin", "target_selects-entropy"]
+    collected = collect(tmp_path / "run")
+    assert len(collected["rows"]) == 2 * len(names) * 2
+    starts = [r for r in collected["rows"] if r["labeled_size"] == 20 and r["seed"] == 0]
+    assert len({r["error"] for r in starts}) == 1  # one start set, one target on it
+    assert all(r["selection_seconds"] == 0 for r in starts)
+    # Round 1 of both strategies shares one proxy and one pass over the pool.
+    models = sorted(p.parent.name for p in (tmp_path / "run" / "seed-0" / "start").glob("*/model"))
+    assert models == ["proxy-0000000020", "target-0000000020"]
+    assert len(collected["agreement"]) == 2 * 2 * 2
+    assert all(0 <= a["overlap"] <= 1 for a in collected["agreement"])
+    for kind in ("report_html", "report_md", "report_json"):
+        assert (tmp_path / "run" / result[kind].rpartition("/")[2]).stat().st_size > 500
+    status = run_status(tmp_path / "run")
+    assert status["state"] == "done"
+    assert len(status["rounds"]) == 2 * (1 + 2 * len(names))
+    # The same recipe in another directory gives the same everything.
+    run_recipe(recipe, tmp_path / "again", stop_requested=lambda: False)
+    assert outcome(tmp_path / "again") == outcome(tmp_path / "run")
+
+
+def test_a_core_set_recipe_runs(toy, tmp_path):
+    recipe = small_recipe(
+        toy, mode="core_set", initial=None, labeled_sizes=["20%", "40%"], baselines=["random", "target_selects"]
+    )
+    run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    rows = collect(tmp_path / "run")["rows"]
+    assert [(r["selector"], r["labeled_size"]) for r in rows] == [
+        (selector, size) for selector in ("proxy", "random", "target_selects") for size in (40, 80)
+    ]
+    proxy = [r for r in rows if r["selector"] == "proxy"]
+    assert proxy[0]["proxy_seconds"] == proxy[1]["proxy_seconds"] > 0  # trained once
+
+
+def test_test_texts_in_the_pool_are_refused_unless_allowed(tmp_path):
+    path = write_toy(tmp_path / "toy")
+    recipe = small_recipe(path, test={"split": "train"})
+    with pytest.raises(PoolError, match=r"200 texts of the test set are in the pool.*allow_overlap"):
+        run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    assert not (tmp_path / "run").exists()
+    allowed = small_recipe(path, test={"split": "train"}, allow_overlap=True)
+    run_recipe(allowed, tmp_path / "run", stop_requested=lambda: False)
+    assert any("200 texts" in w for w in collect(tmp_path / "run")["warnings"])
+
+
+def test_a_budget_above_the_pool_is_found_before_anything_is_written(toy, tmp_path):
+    with pytest.raises(BudgetError, match="200"):
+        run_recipe(small_recipe(toy, labeled_sizes=[500]), tmp_path / "run", stop_requested=lambda: False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_changed_recipe_is_refused_with_the_key_that_changed(toy, tmp_path):
+    run_recipe(small_recipe(toy), tmp_path / "run", stop_requested=lambda: False)
+    changed = small_recipe(toy, proxy={**FASTTEXT, "epochs": 4})
+    with pytest.raises(RunError, match=r"proxy\.epochs: 3 -> 4"):
+        run_recipe(changed, tmp_path / "run", stop_requested=lambda: False)
+
+
+def test_the_selected_folder_is_what_the_last_round_labelled(toy, tmp_path):
+    from datasets import load_dataset
+
+    result = run_recipe(small_recipe(toy), tmp_path / "run", stop_requested=lambda: False)
+    dataset = load_dataset(result["selected"], split="train")
+    assert len(dataset) == 40
+    assert dataset["svp_round"][:] == [0] * 20 + [1] * 20
+    assert dataset["svp_score"][:20] == [None] * 20
+    scores = dataset["svp_score"][20:]
+    assert scores == sorted(scores, reverse=True)
+    pool = load_pool(toy)
+    assert dataset["text"][:] == pool.take(dataset["svp_position"][:])["text"].to_pylist()
+
+
+def test_damaged_scores_are_made_again_and_a_damaged_selection_does_not_pass(toy, tmp_path, caplog):
+    recipe = small_recipe(toy)
+    run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    expected = outcome(tmp_path / "run")
+    for name in ("margin.npy", "selection.parquet", "weights.safetensors", "labels.parquet"):
+        for path in sorted((tmp_path / "run").rglob(name)):
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(bytes(data))
+    run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    assert outcome(tmp_path / "run") == expected
+    assert caplog.text.count("done again") >= 7
+
+
+def test_an_unknown_option_of_a_learner_is_told_what_there_is():
+    with pytest.raises(RecipeError, match=r"epoch.*it takes .*epochs"):
+        make_learner("fasttext", epoch=3)
+    with pytest.raises(RecipeError, match="choose one of fasttext, vdcnn"):
+        make_learner("bert")
+
+
+def test_every_learner_spec_is_found_by_its_kind():
+    from svp_nlp.models import LEARNERS, spec_classes
+
+    for kind, spec_class in spec_classes().items():
+        assert issubclass(spec_class, LearnerSpec)
+        assert spec_class.model_fields["kind"].default == kind
+        assert kind in LEARNERS
+
+
+def test_events_are_logged_as_json_lines(toy, tmp_path):
+    run_recipe(small_recipe(toy, target=VDCNN), tmp_path / "run", stop_requested=lambda: False)
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {e["event"] for e in events} >= {"epoch", "scoring"}
