@@ -25,7 +25,6 @@ from svp_nlp.models.vdcnn import (
     VDCNNLearner,
     VDCNNPredictor,
     VDCNNSpec,
-    fused_for_scoring,
 )
 
 DOWNSAMPLINGS = ("conv", "maxpool", "kmaxpool")
@@ -117,18 +116,6 @@ def test_the_first_convolution_sees_neighbours_in_order() -> None:
     for mode in (True, False):
         model.train(mode)(codes_BL)
         assert torch.allclose(outputs[-1][:, :, 0], as_1d, atol=1e-5)
-
-
-@pytest.mark.parametrize("downsampling", DOWNSAMPLINGS)
-@pytest.mark.parametrize("shortcut", [False, True])
-def test_folding_batch_norm_keeps_the_function(downsampling: str, shortcut: bool) -> None:
-    model = build(depth=9, lite=True, downsampling=downsampling, shortcut=shortcut).double()
-    model(random_codes(8, 100))  # running statistics that are not 0 and 1
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    fused = fused_for_scoring(model)
-    with torch.inference_mode():
-        assert torch.allclose(fused(random_codes(4, 90)), model.eval()(random_codes(4, 90)), atol=1e-9)
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_learns_a_planted_task_and_lands_above_chance_on_new_rows() -> None:

@@ -5,7 +5,6 @@ Letters in shapes: B batch, L characters, C classes, D embedding width.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,7 +20,6 @@ from pydantic import Field
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import ModelError
@@ -49,7 +47,7 @@ _KEPT_POSITIONS = 8
 
 def _paper_training() -> TrainingSpec:
     rates = (0.01, 0.005, 0.0025, 0.00125, 0.000625)
-    # eval_batch_size is not the paper's: on a CPU, 256 reviews at once scored 15 % fewer a second than 64.
+    # eval_batch_size is not the paper's: on a CPU, 256 long texts at once score about 30 % fewer a second than 64.
     return TrainingSpec(
         schedule=tuple(ScheduleStage(epochs=3, learning_rate=rate) for rate in rates), eval_batch_size=64
     )
@@ -63,13 +61,13 @@ class VDCNNSpec(LearnerSpec):
     downsampling: Literal["conv", "maxpool", "kmaxpool"] = "conv"
     shortcut: bool = False
     lite: bool = Field(
-        False, description="a quarter of the filters and of the hidden width: 0.9 M parameters at depth 9"
+        default=False, description="a quarter of the filters and hidden units: 0.9 M parameters at depth 9"
     )
     max_length: Annotated[int, Field(ge=MIN_LENGTH, description="characters kept of a text")] = PAPER_LENGTH
     padding: Padding = Field(
         default="bucket",
-        description="fixed: every text is filled up to max_length, as in the paper; bucket: up to the longest text of "
-        "its batch, and batches are grouped by length, which is faster but not the same: see CharacterExamples",
+        description="fixed: every text is filled up to max_length, as in the paper; bucket: only to about its own "
+        "length, in batches of like lengths: about twice as fast on reviews, but not the same (see CharacterExamples)",
     )
     training: TrainingSpec = Field(default_factory=_paper_training)
 
@@ -81,8 +79,9 @@ def _kmax(x: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def _conv(width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    # A Conv1d in all but name: with channels innermost, which only 2-d convolutions can have, scoring on a CPU is up
-    # to 1.4 times as fast; training is not.
+    # A Conv1d in all but name: with channels innermost, which only 2-d convolutions can have, scoring on a CPU is 1.1
+    # to 1.4 times as fast; training is not (benchmarks/vdcnn.py). Also folding batch norm into the convolutions gave
+    # 5 % more on average, within noise: left out.
     conv = nn.Conv2d(width_in, width_out, (1, kernel), (1, stride), (0, kernel // 2), bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_in")
     return conv
@@ -96,9 +95,9 @@ class _Block(nn.Module):
         stride = 2 if downsampling == "conv" else 1
         self.pooling = downsampling if downsampling != "conv" else None
         self.conv1 = _conv(width_in, width_out, stride=stride)
-        self.norm1: nn.Module = nn.BatchNorm2d(width_out)
+        self.norm1 = nn.BatchNorm2d(width_out)
         self.conv2 = _conv(width_out, width_out)
-        self.norm2: nn.Module = nn.BatchNorm2d(width_out)
+        self.norm2 = nn.BatchNorm2d(width_out)
         self.shortcut: nn.Module | None = None
         if shortcut:
             self.shortcut = _conv(width_in, width_out, kernel=1, stride=stride) if downsampling else nn.Identity()
@@ -151,23 +150,12 @@ class VDCNN(nn.Module):
         # Seen as a picture of height 1: [B, width, 1, L], channels innermost.
         x = self.embedding(codes_BL.int()).transpose(1, 2).unsqueeze(2)
         if self.training:
-            x = x.contiguous()
+            x = x.contiguous()  # see _conv
         x = _kmax(self.blocks(self.conv(x)), _KEPT_POSITIONS).flatten(1)
         x = functional.relu(self.hidden1(x))
         embeddings_BD = functional.relu(self.hidden2(x))
         logits_BC: torch.Tensor = self.classifier(embeddings_BD)
         return (logits_BC, embeddings_BD) if embeddings else logits_BC
-
-
-def fused_for_scoring(model: VDCNN) -> VDCNN:
-    """A copy in eval mode whose batch norms are folded into the convolutions: the same function, up to rounding."""
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    for block in model.blocks:
-        assert isinstance(block, _Block)
-        assert isinstance(block.norm1, nn.BatchNorm2d) and isinstance(block.norm2, nn.BatchNorm2d)
-        block.conv1, block.norm1 = fuse_conv_bn_eval(block.conv1, block.norm1), nn.Identity()
-        block.conv2, block.norm2 = fuse_conv_bn_eval(block.conv2, block.norm2), nn.Identity()
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _dev(dev: Labeled, spec: VDCNNSpec) -> training.Dev:
@@ -190,12 +178,15 @@ class VDCNNPredictor:
     """A fitted VDCNN."""
 
     def __init__(self, spec: VDCNNSpec, model: VDCNN, class_names: tuple[str, ...], *, report: dict[str, Any]) -> None:
-        """`model` is kept as it is for `save`; scoring uses a fused copy."""
+        """`model` is what `training.train` leaves; it must not be changed afterwards."""
         self.spec, self.class_names, self.report = spec, class_names, report
-        self._weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        weights_sha256 = hashlib.sha256(safetensors.torch.save(self._weights)).hexdigest()
+        self._model = model.eval().requires_grad_(False)
+        weights_sha256 = hashlib.sha256(self._weights()).hexdigest()
         self.fingerprint = fingerprint_json([spec.fingerprint, weights_sha256, list(class_names)])
-        self._scorer = fused_for_scoring(model)
+
+    def _weights(self) -> bytes:
+        state = {name: tensor.cpu().contiguous() for name, tensor in self._model.state_dict().items()}
+        return safetensors.torch.save(state)
 
     def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
         """Probabilities [B, C] and embeddings [B, 2048] (lite: 512), float32, in the order of `batch`.
@@ -204,10 +195,10 @@ class VDCNNPredictor:
         than roundings; the same batch gives the same bits.
         """
         probs_BC = np.zeros((batch.num_rows, len(self.class_names)), dtype=np.float32)
-        embeddings_BD = np.zeros((batch.num_rows, self._scorer.classifier.in_features), dtype=np.float32)
+        embeddings_BD = np.zeros((batch.num_rows, self._model.classifier.in_features), dtype=np.float32)
         batch_size = self.spec.training.eval_batch_size
         for rows_K, examples in _examples(batch, self.spec).by_width():
-            part = training.predict(self._scorer, examples, batch_size=batch_size, embeddings=embeddings)
+            part = training.predict(self._model, examples, batch_size=batch_size, embeddings=embeddings)
             probs_BC[rows_K] = part.probs_BC
             if part.embeddings_BD is not None:
                 embeddings_BD[rows_K] = part.embeddings_BD
@@ -215,7 +206,7 @@ class VDCNNPredictor:
 
     def save(self, directory: Path) -> None:
         """Write weights.safetensors and config.json."""
-        (directory / WEIGHTS_FILE).write_bytes(safetensors.torch.save(self._weights))
+        (directory / WEIGHTS_FILE).write_bytes(self._weights())
         write_config(directory, spec=self.spec, class_names=self.class_names, weights=WEIGHTS_FILE, report=self.report)
 
 
@@ -223,6 +214,9 @@ class VDCNNLearner:
     """Fits a VDCNN with the shared training loop."""
 
     reproducible = True
+    rows_per_batch = (
+        2_048  # when scoring a pool: enough rows of each width, and a shard is minutes of a CPU, not an hour
+    )
 
     def __init__(self, spec: VDCNNSpec) -> None:
         """The options; nothing is built yet."""
