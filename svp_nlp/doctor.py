@@ -83,7 +83,7 @@ def fasttext_state() -> str:
     if importlib.util.find_spec("fasttext") is None:
         return "not installed; engine: native needs none"
     try:
-        from svp_nlp.models.fasttext_official import self_test
+        from svp_nlp.models.fasttext_package import self_test
 
         self_test()
     except Exception as error:
