@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from svp_nlp.data import Data, open_data
+from svp_nlp.evidence import agreements, extreme_picks, lineage_row
 from svp_nlp.labels import LabelSet
 from svp_nlp.loop import active_learning, core_set, train_target
 from svp_nlp.models import make_learner
@@ -28,8 +29,6 @@ from svp_nlp.strategies import get_strategy
 from svp_nlp.workspace import START, Round, Workspace
 
 log = logging.getLogger(__name__)
-_SHOWN_PICKS = 20
-_SHOWN_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
                 if arm.selector == "proxy":
                     selected.append(_export(workspace, recipe, arm, finished[arm]))
                 save_results(run.directory, results)
-            results["agreement"] += _agreements(workspace, finished)
+            results["agreement"] += agreements(workspace, _twins(finished))
         results["finished"] = True
         save_results(run.directory, results)
         paths = write_report([results], run.directory)
@@ -144,11 +143,11 @@ def _run_arm(
                 **cost,
             }
         )
-        results["lineage"].append(_lineage(base, round_))
+        results["lineage"].append(lineage_row(base, round_))
         if round_.labeled_size in target_sizes:
             _add_target(workspace, recipe, data, arm=arm, round_=round_, selection_cost=total, results=results)
     if arm.selector == "proxy":
-        results["picks"].append({**base, **_extreme_picks(workspace, rounds)})
+        results["picks"].append({**base, **extreme_picks(workspace, rounds)})
     return rounds
 
 
@@ -246,100 +245,13 @@ def _export(workspace: Workspace, recipe: Recipe, arm: Arm, rounds: list[Round])
     return workspace.step(f"{arm.name}/selected", inputs, do).path / "dataset"
 
 
-def _extreme_picks(workspace: Workspace, rounds: list[Round]) -> dict[str, Any]:
-    """The highest picks of the last round, and the rows that it ranked lowest."""
-    last = rounds[-1]
-    assert last.signals is not None
-    strategy = get_strategy(last.selection.lineage.strategy)
-    highest = last.selection.positions_K[:_SHOWN_PICKS]
-    if strategy.kind == "setwise":
-        return {"round": last.round, "highest": _rows(workspace, highest, None), "lowest": []}
-    scores_N = last.signals[strategy.name]
-    left_N = workspace.available_N.copy()
-    left_N[last.labels.positions_L] = False
-    left = np.flatnonzero(left_N)
-    lowest = left[np.lexsort((left, scores_N[left]))[:_SHOWN_PICKS]]
-    return {
-        "round": last.round,
-        "highest": _rows(workspace, highest, scores_N),
-        "lowest": _rows(workspace, lowest, scores_N),
-    }
-
-
-def _rows(workspace: Workspace, positions: Any, scores_N: Any) -> list[dict[str, Any]]:
-    assert isinstance(workspace.oracle, ColumnOracle)
-    texts = workspace.pool.take(positions).column("text").to_pylist()
-    ids = workspace.pool.ids(positions).to_pylist()
-    answers = workspace.oracle.answers(positions)
+def _twins(finished: dict[Arm, list[Round]]) -> list[tuple[str, list[Round], list[Round]]]:
+    """(strategy, rounds that the proxy chose, rounds that the target chose) where both ran."""
     return [
-        {
-            "position": int(position),
-            "id": id_,
-            "score": None if scores_N is None else float(scores_N[position]),
-            "label": workspace.class_names[int(label)],
-            "text": text[:_SHOWN_CHARACTERS],
-        }
-        for position, id_, label, text in zip(positions, ids, answers, texts, strict=True)
+        (arm.strategy, rounds, finished[twin])
+        for arm, rounds in finished.items()
+        if arm.selector == "proxy" and (twin := Arm("target_selects", arm.strategy)) in finished
     ]
-
-
-def _lineage(base: dict[str, Any], round_: Round) -> dict[str, Any]:
-    lineage = round_.selection.lineage
-    proxy = lineage.proxy or {}
-    return {
-        **base,
-        "labeled_size": round_.labeled_size,
-        "pool_fingerprint": lineage.pool["fingerprint"],
-        "fingerprint": round_.selection.fingerprint,
-        "parent": lineage.parent,
-        "proxy_spec": proxy.get("spec"),
-        "proxy_fingerprint": proxy.get("fingerprint"),
-        "reproducible": proxy.get("reproducible", True),
-        "chosen": None if round_.fitted is None else round_.fitted.report.get("chosen"),
-    }
-
-
-def _agreements(workspace: Workspace, finished: dict[Arm, list[Round]]) -> list[dict[str, Any]]:
-    """Rank correlation and top overlap of proxy and target scores over the rows that both still had to choose from."""
-    from scipy.stats import spearmanr
-
-    found = []
-    for arm, rounds in finished.items():
-        twin = finished.get(Arm("target_selects", arm.strategy))
-        if arm.selector != "proxy" or twin is None or get_strategy(arm.strategy).kind != "pointwise":
-            continue
-        for ours, theirs in zip(rounds, twin, strict=True):
-            if ours.signals is None or theirs.signals is None:
-                continue
-            # Candidates as they were when this round chose: without what either arm had labelled before.
-            left_N = workspace.available_N.copy()
-            for round_ in (ours, theirs):
-                before = round_.labels.positions_L[: len(round_.labels) - len(round_.selection)]
-                left_N[before] = False
-            proxy, target = ours.signals[arm.strategy][left_N], theirs.signals[arm.strategy][left_N]
-            budget = min(len(ours.selection), len(proxy))
-            keys = workspace.pool.keys_N[left_N]
-            top = [set(_top(scores, keys, budget, workspace.seed).tolist()) for scores in (proxy, target)]
-            constant = len(proxy) < 2 or proxy.min() == proxy.max() or target.min() == target.max()
-            found.append(
-                {
-                    "seed": workspace.seed,
-                    "strategy": arm.strategy,
-                    "labeled_size": ours.labeled_size,
-                    "candidates": len(proxy),
-                    "budget": budget,
-                    "spearman": None if constant else float(spearmanr(proxy, target).statistic),
-                    "overlap": len(top[0] & top[1]) / max(budget, 1),
-                    "chance": budget / max(len(proxy), 1),
-                }
-            )
-    return found
-
-
-def _top(scores: Any, keys: Any, budget: int, seed: int) -> Any:
-    from svp_nlp.strategies import top_k
-
-    return top_k(np.asarray(scores), keys, budget=budget, seed=seed)
 
 
 def _new_results(recipe: Recipe, data: Data, run: Run) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""What a report shows beside errors and seconds: lineage, extreme picks, agreement of proxy and target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from svp_nlp.oracles.column import ColumnOracle
+from svp_nlp.strategies import get_strategy, top_k
+from svp_nlp.workspace import Round, Workspace
+
+_SHOWN_PICKS = 20
+_SHOWN_CHARACTERS = 2000
+
+
+def extreme_picks(workspace: Workspace, rounds: list[Round]) -> dict[str, Any]:
+    """The highest picks of the last round, and the rows that it ranked lowest."""
+    last = rounds[-1]
+    assert last.signals is not None
+    strategy = get_strategy(last.selection.lineage.strategy)
+    highest = last.selection.positions_K[:_SHOWN_PICKS]
+    if strategy.kind == "setwise":
+        return {"round": last.round, "highest": _rows(workspace, highest, None), "lowest": []}
+    scores_N = last.signals[strategy.name]
+    left_N = workspace.available_N.copy()
+    left_N[last.labels.positions_L] = False
+    left = np.flatnonzero(left_N)
+    lowest = left[np.lexsort((left, scores_N[left]))[:_SHOWN_PICKS]]
+    return {
+        "round": last.round,
+        "highest": _rows(workspace, highest, scores_N),
+        "lowest": _rows(workspace, lowest, scores_N),
+    }
+
+
+def _rows(
+    workspace: Workspace, positions: npt.NDArray[np.int64], scores_N: npt.NDArray[np.float32] | None
+) -> list[dict[str, Any]]:
+    assert isinstance(workspace.oracle, ColumnOracle)
+    texts = workspace.pool.take(positions).column("text").to_pylist()
+    ids = workspace.pool.ids(positions).to_pylist()
+    answers = workspace.oracle.answers(positions)
+    return [
+        {
+            "position": int(position),
+            "id": id_,
+            "score": None if scores_N is None else float(scores_N[position]),
+            "label": workspace.class_names[int(label)],
+            "text": text[:_SHOWN_CHARACTERS],
+        }
+        for position, id_, label, text in zip(positions, ids, answers, texts, strict=True)
+    ]
+
+
+def lineage_row(base: dict[str, Any], round_: Round) -> dict[str, Any]:
+    lineage = round_.selection.lineage
+    proxy = lineage.proxy or {}
+    return {
+        **base,
+        "labeled_size": round_.labeled_size,
+        "pool_fingerprint": lineage.pool["fingerprint"],
+        "fingerprint": round_.selection.fingerprint,
+        "parent": lineage.parent,
+        "proxy_spec": proxy.get("spec"),
+        "proxy_fingerprint": proxy.get("fingerprint"),
+        "reproducible": proxy.get("reproducible", True),
+        "chosen": None if round_.fitted is None else round_.fitted.report.get("chosen"),
+    }
+
+
+def agreements(workspace: Workspace, twins: list[tuple[str, list[Round], list[Round]]]) -> list[dict[str, Any]]:
+    """Rank correlation and top overlap of proxy and target scores over the rows that both still had to choose from.
+
+    Args:
+        twins: (strategy, rounds that the proxy chose, rounds that the target chose).
+    Returns:
+        for each round: `spearman` (None where one of them scored all rows alike), `overlap` of the two top-budget sets,
+        and `chance`, the overlap that two random sets have.
+    """
+    from scipy.stats import spearmanr
+
+    found = []
+    for strategy, proxy_rounds, target_rounds in twins:
+        if get_strategy(strategy).kind != "pointwise":
+            continue
+        for ours, theirs in zip(proxy_rounds, target_rounds, strict=True):
+            if ours.signals is None or theirs.signals is None:
+                continue
+            # Candidates as they were when this round chose: without what either of them had labelled before.
+            left_N = workspace.available_N.copy()
+            for round_ in (ours, theirs):
+                left_N[round_.labels.positions_L[: len(round_.labels) - len(round_.selection)]] = False
+            proxy, target = (np.asarray(r.signals[strategy][left_N]) for r in (ours, theirs) if r.signals is not None)
+            budget = min(len(ours.selection), len(proxy))
+            keys = workspace.pool.keys_N[left_N]
+            best = [top_k(scores, keys, budget=budget, seed=workspace.seed) for scores in (proxy, target)]
+            constant = len(proxy) < 2 or proxy.min() == proxy.max() or target.min() == target.max()
+            found.append(
+                {
+                    "seed": workspace.seed,
+                    "strategy": strategy,
+                    "labeled_size": ours.labeled_size,
+                    "candidates": len(proxy),
+                    "budget": budget,
+                    "spearman": None if constant else float(spearmanr(proxy, target).statistic),
+                    "overlap": len(np.intersect1d(best[0], best[1])) / max(budget, 1),
+                    "chance": budget / max(len(proxy), 1),
+                }
+            )
+    return found
