@@ -52,6 +52,8 @@ def cached_directory(kind: str, key: str, build: Callable[[Path], None]) -> Path
         # The lock file stays: deleting it would let two processes hold "the" lock on two different files.
         with FileLock(final.parent / f".{key}.lock"):
             if not final.is_dir():
+                for leftover in final.parent.glob(f".tmp-*-{key}"):  # of a process that was killed
+                    shutil.rmtree(leftover, ignore_errors=True)
                 with atomic_directory(final) as directory:
                     build(directory)
         return final

@@ -218,6 +218,7 @@ def _resolve(path: str, revision: str | None) -> str | None:
     """The commit sha that a branch or tag names now; None when offline (the cache then decides)."""
     import huggingface_hub
     from huggingface_hub.errors import (
+        GatedRepoError,
         HfHubHTTPError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -236,6 +237,8 @@ def _resolve(path: str, revision: str | None) -> str | None:
         raise PoolError(
             f"{path}: no revision {revision!r} on the Hub; expected a branch, a tag or a commit sha"
         ) from None
+    except GatedRepoError:
+        raise PoolError(f"{path}: access to this dataset must be asked for on its page on the Hub") from None
     except RepositoryNotFoundError:
         raise PoolError(
             f"{path}: no such dataset on the Hub, no such folder here ({Path.cwd()}); for a private dataset log in "

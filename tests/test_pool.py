@@ -10,6 +10,7 @@ import os
 import pickle
 import time
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -21,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import CLASS_NAMES, toy_rows, write_toy
 
+from svp_nlp.cache import cached_directory
 from svp_nlp.content import find_duplicates, hash_texts, hex_ids, normalise
 from svp_nlp.errors import LabelError, PoolError
 from svp_nlp.pool import Pool, PoolRef, conflicting_labels, overlap, read_labels
@@ -347,6 +349,29 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch):
     ref = PoolRef(str(write_toy(tmp_path / "toy.csv")))
     assert _texts(ref.open()) == toy_rows()[0]
     assert ref.open().fingerprint == ref.open().fingerprint
+
+
+def test_processes_that_open_at_once_read_the_rows_once(tmp_path):
+    built = []
+
+    def build(directory):
+        built.append(directory)
+        (directory / "done").write_text("x")
+
+    leftover = tmp_path / "svp-cache" / "kind" / ".tmp-1234abcd-key"
+    leftover.mkdir(parents=True)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: cached_directory("kind", "key", build), range(8)))
+    assert len(built) == 1
+    assert {path / "done" for path in found} == {tmp_path / "svp-cache" / "kind" / "key" / "done"}
+    assert not leftover.exists()
+
+
+def test_a_build_that_fails_leaves_nothing_and_is_tried_again(tmp_path):
+    with pytest.raises(PoolError):
+        PoolRef(str(_csv(tmp_path / "a.csv", [("a", 1), ("b",)]))).open()
+    assert [p for p in (tmp_path / "svp-cache").rglob("*") if p.suffix != ".lock" and p.is_file()] == []
+    assert _texts(PoolRef(str(_csv(tmp_path / "a.csv", [("a", 1), ("b", 2)]))).open()) == ["a", "b"]
 
 
 def test_an_id_column_names_the_rows(tmp_path):
