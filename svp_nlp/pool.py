@@ -358,10 +358,14 @@ def conflicting_labels(pool: Pool, labels: LabelColumn) -> tuple[int, tuple[tupl
 
 def overlap(pool: Pool, test: Pool) -> Overlap:
     """Rows of `test` whose content is in `pool`, exactly the same after normalisation. O((N + T) log T)."""
-    test_rows = np.flatnonzero(~np.isin(np.arange(len(test)), test._blank))
-    test_keys = keys_of(test._hashes_N)[test_rows]
-    candidates = np.flatnonzero(np.isin(keys_of(pool._hashes_N), test_keys) & pool.usable_N)
-    first = {bytes(pool._hashes_N[row]): row for row in candidates.tolist()}
-    hits = test_rows[np.isin(test_keys, keys_of(pool._hashes_N)[candidates])]
-    pairs = [(first[content], row) for row in hits.tolist() if (content := bytes(test._hashes_N[row])) in first]
-    return Overlap(len(pairs), tuple(pairs[:_SHOWN]))
+    test_rows = np.setdiff1d(np.arange(len(test)), test._blank)
+    test_keys, pool_keys = keys_of(test._hashes_N)[test_rows], keys_of(pool._hashes_N)
+    # Half of a hash tells who may be equal; only those few are compared in full.
+    pool_rows = np.flatnonzero(np.isin(pool_keys, test_keys) & pool.usable_N)
+    test_rows = test_rows[np.isin(test_keys, pool_keys[pool_rows])]
+    both = np.concatenate([pool._hashes_N[pool_rows], test._hashes_N[test_rows]])
+    pairs = find_duplicates(both, np.zeros(len(both), dtype=bool))
+    pairs = pairs[(pairs[:, 0] >= len(pool_rows)) & (pairs[:, 1] < len(pool_rows))]
+    first = pairs[:_SHOWN]
+    shown = zip(pool_rows[first[:, 1]].tolist(), test_rows[first[:, 0] - len(pool_rows)].tolist(), strict=True)
+    return Overlap(len(pairs), tuple(shown))

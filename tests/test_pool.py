@@ -676,6 +676,22 @@ def test_overlap_finds_every_test_row_that_is_in_the_pool(tmp_path):
     assert overlap(pool, PoolRef(str(_csv(tmp_path / "c.csv", [("q", 1)]))).open()).count == 0
 
 
+@settings(deadline=None, max_examples=20)
+@given(*[st.lists(st.sampled_from(["a", "b", "a b", "a  b", " ", "c"]), min_size=1, max_size=8)] * 2)
+def test_overlap_equals_brute_force(tmp_path_factory, pool_texts, test_texts):
+    folder = tmp_path_factory.mktemp("overlap")
+    pool = PoolRef(str(_jsonl(folder / "a.jsonl", [{"text": t} for t in ["pool only", *pool_texts]]))).open()
+    test = PoolRef(str(_jsonl(folder / "b.jsonl", [{"text": t} for t in ["test only", *test_texts]]))).open()
+    names = [normalise(text) for text in pool_texts]
+    expected = [
+        (names.index(normalise(text)) + 1, row)
+        for row, text in enumerate(test_texts, start=1)
+        if normalise(text) and normalise(text) in names
+    ]
+    found = overlap(pool, test)
+    assert (found.count, found.first) == (len(expected), tuple(expected[:5]))
+
+
 @pytest.mark.skipif(not (SHARED / "trec6").is_dir(), reason="real data is not at hand (set SVP_SHARED)")
 def test_real_data_is_read_as_its_notes_say():
     pool, test = PoolRef(str(SHARED / "trec6")).open(), PoolRef(str(SHARED / "trec6"), split="test").open()
