@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,14 +161,17 @@ def fit(workspace: Workspace, name: str, learner: Learner | str, labels: LabelSe
 
         train, dev = workspace.split_dev(labels) if uses_dev else (labels, None)
         context = FitContext(checkpoints, on_event, workspace.run.stop_requested)
+        if hasattr(learner, "warm_up"):
+            learner.warm_up()
+        started = time.perf_counter()
         predictor = learner.fit(workspace.labeled(train), dev=dev, seed=workspace.seed, context=context)
+        seconds = time.perf_counter() - started
         with atomic_directory(path / "weights") as directory:
             predictor.save(directory)
         shutil.rmtree(checkpoints, ignore_errors=True)
-        output: dict[str, Any] = {"fingerprint": predictor.fingerprint, "report": predictor.report}
-        if "seconds" in predictor.report:  # counts the attempts before a crash as well
-            output["seconds"] = predictor.report["seconds"]
-        return output
+        # A training that was resumed counts the attempts before as well.
+        seconds = predictor.report.get("seconds", seconds)
+        return {"fingerprint": predictor.fingerprint, "report": predictor.report, "seconds": seconds}
 
     step = workspace.step(f"{name}/model", inputs, do)
     output = step.output

@@ -192,6 +192,14 @@ class FastTextLearner:
         }
         return FastTextPredictor(spec, train.class_names, features, input_RD, output_CD, report)
 
+    def warm_up(self) -> None:
+        """Compile the kernels, which takes seconds once an installation, so that no measured time holds it."""
+        if self.spec.engine == "native":
+            rows = pa.table({TEXT: ["a b", "c d"]})
+            tiny = FastTextSpec(dim=self.spec.dim, word_ngrams=self.spec.word_ngrams, epochs=1, normalize="svp")
+            labeled = Labeled(rows, np.array([0, 1]), np.array([0, 1]), ("a", "b"))
+            FastTextLearner(tiny).fit(labeled, seed=0, context=FitContext()).predict(rows)
+
     def load(self, directory: Path) -> Predictor:
         """Load what `save` of either engine wrote.
 
