@@ -23,6 +23,7 @@ from svp_nlp.arrays import fingerprint_array, fingerprint_json
 from svp_nlp.errors import ModelError, TrainingError
 from svp_nlp.models import fasttext_native as native
 from svp_nlp.models.base import (
+    TEXT,
     FitContext,
     Labeled,
     LearnerSpec,
