@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from svp_nlp.arrays import FloatNC, FloatND, IntK, fingerprint_json
 from svp_nlp.errors import Interrupted, ModelError
 from svp_nlp.files import sha256_file
+from svp_nlp.pool import TEXT as TEXT
 
 CONFIG_FILE = "config.json"
-TEXT = "text"  # the one input column of text learners; pools with several text columns join them under this name
 
 
 class Spec(BaseModel):
@@ -50,7 +50,8 @@ class TrainingSpec(Spec):
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     schedule: tuple[ScheduleStage, ...] | None = Field(
-        default=None, description="stages of constant learning rate; excludes num_train_epochs, learning_rate and lr_scheduler"
+        default=None,
+        description="stages of constant learning rate; excludes num_train_epochs, learning_rate and lr_scheduler",
     )
     num_train_epochs: Annotated[int, Field(ge=1)] = 15
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
@@ -167,7 +168,9 @@ class Learner(Protocol):
         """Load what Predictor.save wrote."""
 
 
-def write_config(directory: Path, *, spec: LearnerSpec, class_names: tuple[str, ...], weights: str, **more: Any) -> None:
+def write_config(
+    directory: Path, *, spec: LearnerSpec, class_names: tuple[str, ...], weights: str, **more: Any
+) -> None:
     """Write config.json beside `weights`, whose sha256 it holds: the reader checks it before it opens the file."""
     config = {
         "svp_kind": spec.kind,

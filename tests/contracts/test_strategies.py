@@ -91,9 +91,7 @@ def test_scores_of_a_row_do_not_depend_on_its_neighbours(name):
     arrays = {**signals, "keys": keys}
     whole = strategy.scores(arrays, seed=1)
     cuts = [0, 1, 16_383, 16_385, 40_000]
-    parts = [
-        strategy.scores({k: v[a:b] for k, v in arrays.items()}, seed=1) for a, b in itertools.pairwise(cuts)
-    ]
+    parts = [strategy.scores({k: v[a:b] for k, v in arrays.items()}, seed=1) for a, b in itertools.pairwise(cuts)]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
