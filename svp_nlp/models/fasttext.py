@@ -63,13 +63,20 @@ class FastTextSpec(LearnerSpec):
     )
 
 
-def resolve(spec: FastTextSpec, labeled_size: int) -> tuple[float, int]:
+def resolve(spec: FastTextSpec, labeled_size: int, num_classes: int) -> tuple[float, int]:
     """Learning rate and epochs for a labelled size; given values stay.
 
-    The paper's 0.05 and 5 epochs leave a small training set almost unlearnt: too few steps are taken, each too small.
+    What decides is learning rate x epochs x examples: below about 7,500 x sqrt(classes) the model is near chance (the
+    paper's 0.05 x 5 epochs needs 60,000 examples of 4 classes), above it accuracy is flat within half a point and only
+    the probabilities grow overconfident. So: 0.5 and as many epochs as that takes, 10 to 100; from 20,000 examples on
+    10 epochs are more than enough and the rate falls instead. Measured on held-out parts of the training sets of AG
+    News, Amazon reviews, SST-2, TREC-6 and Banking77 at 100 to 135,000 labels; no data set is tuned for.
     """
-    learning_rate = 0.5 if spec.learning_rate == "auto" else spec.learning_rate
-    epochs = 25 if spec.epochs == "auto" else spec.epochs
+    learning_rate, epochs = spec.learning_rate, spec.epochs
+    if learning_rate == "auto":
+        learning_rate = 0.5 if labeled_size <= 20_000 else max(0.05, 0.5 * math.sqrt(20_000 / labeled_size))
+    if epochs == "auto":
+        epochs = min(max(round(15_000 * math.sqrt(num_classes) / max(labeled_size, 1)), 10), 100)
     return learning_rate, epochs
 
 
@@ -134,7 +141,7 @@ class FastTextLearner:
         """
         if len(train) == 0:
             raise TrainingError("fastText: the training set has no example; label at least one")
-        learning_rate, epochs = resolve(self.spec, len(train))
+        learning_rate, epochs = resolve(self.spec, len(train), len(train.class_names))
         if self.spec.engine == "fasttext":
             from svp_nlp.models.fasttext_package import fit
 

@@ -39,6 +39,7 @@ MODEL_FILE = "model.bin"
 _LABEL, _EOS = LABEL_PREFIX.decode(), EOS.decode()
 _SAFE_THREADS = 20  # covers every weight of any matrix of 10 or more: DenseMatrix::uniformThread, densematrix.cc
 _SELF_TEST = "__label__0 a b c\n__label__1 d e f\n" * 5
+_FEWEST_WEIGHTS = 10  # of fewer it initialises none
 _ROWS_PER_CALL = 10_000
 
 
@@ -185,6 +186,11 @@ def fit(
                 f"fastText package, {len(train):,} examples, learning rate {learning_rate:g}: {error}; "
                 "use a smaller learning_rate or min_count"
             ) from None
+    if np.asarray(model.f.getInputMatrix()).size < _FEWEST_WEIGHTS:
+        raise TrainingError(
+            f"fastText package: {len(model.words)} words of {spec.dim} dimensions are too few for it to initialise; "
+            "use a larger dim or engine: native"
+        )
     if not math.isfinite(float(np.asarray(model.f.getOutputMatrix()).sum())):
         raise TrainingError(
             f"fastText package: weights are not finite at learning rate {learning_rate:g}; use a smaller one"
