@@ -19,6 +19,7 @@ import svp_nlp.report_format as fmt
 from svp_nlp import files
 from svp_nlp.report_html import render_page
 from svp_nlp.report_merge import Run, Series, number
+from svp_nlp.report_picture import learning_curve
 from svp_nlp.report_statistics import Point, Summary, summarize
 
 __all__ = ["console_table", "markdown", "report_json", "summarize", "write_report"]
@@ -27,22 +28,26 @@ _PER_RUN = ("name", "mode", "created", "svp_nlp", "machine", "versions", "recipe
 
 
 def write_report(runs: Sequence[Run], directory: Path) -> dict[str, Path]:
-    """Write report.json, report.md and report.html.
+    """Write report.json, report.md, report.html and, where a target was trained, its learning curve as report.png.
 
     Args:
         runs: one dict per run; several must be on the same pool and test set.
         directory: made when missing; files of an earlier report are replaced.
     Returns:
-        {"json": path, "md": path, "html": path}.
+        {"json": path, "md": path, "html": path, "png": path}; without "png" where there is no curve.
     Raises:
         RunError: the runs cannot be merged.
     """
     summary = summarize(runs)
     directory = Path(directory)
-    paths = {kind: directory / f"report.{kind}" for kind in ("json", "md", "html")}
+    picture = learning_curve(summary)
+    kinds = ("json", "md", "html") if picture is None else ("json", "md", "html", "png")
+    paths = {kind: directory / f"report.{kind}" for kind in kinds}
     files.write_json(paths["json"], report_json(runs, summary))
     files.write_text(paths["md"], markdown(runs, summary))
     files.write_text(paths["html"], render_page(runs, summary))
+    if picture is not None:
+        files.write_bytes(paths["png"], picture)
     return paths
 
 
@@ -93,6 +98,7 @@ def markdown(runs: Sequence[Run], summary: Summary) -> str:
     parts = [f"# {_md(' · '.join(summary.names))}", _md(fmt.headline(summary, runs))]
     parts += [f"> **Warning:** {_md(text)}" for text in summary.warnings]
     if any(point.error is not None for point in summary.points):
+        parts.append("![Error of the target by labelled rows](report.png)")
         parts += [
             "## Error on the test set, %",
             _pivot(summary, lambda p: fmt.stat_share(p.error, 2)),

@@ -273,10 +273,11 @@ def test_durations(seconds: float | None, expected: str) -> None:
 # files
 
 
-def test_write_report_writes_three_files_and_json_has_one_row_each(tmp_path: Path) -> None:
+def test_write_report_writes_its_files_and_json_has_one_row_each(tmp_path: Path) -> None:
     run = demo()
     paths = write_report([run], tmp_path / "report")
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "report.json", "report.md"]
+    names = ["report.html", "report.json", "report.md", "report.png"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == names
     value = json.loads(paths["json"].read_text(encoding="utf-8"))
     assert len(value["rows"]) == len(run["rows"]) == 2 * 3 * 3
     assert {"seed", "selector", "strategy", "labeled_size", "error", "proxy_seconds", "series"} <= set(value["rows"][0])
@@ -401,7 +402,7 @@ def test_a_hub_token_does_not_travel_with_a_report(tmp_path: Path) -> None:
     run = demo(text=f"my token is {token}")
     run["recipe"]["pool"]["path"] = run["warnings"][0] = f"https://user:{token}@hub"
     for path in write_report([run], tmp_path).values():
-        assert token not in path.read_text(encoding="utf-8")
+        assert token.encode() not in path.read_bytes()
 
 
 def test_a_long_text_is_cut_and_says_so() -> None:
@@ -456,3 +457,14 @@ def test_terminal_table_fits_80_columns_and_cuts_no_number(ascii_only: bool) -> 
     assert re.search(r"\d+x / \d+\.\dx" if ascii_only else r"\d+× / \d+\.\d×", shown)
     assert shown.isascii() == ascii_only
     assert "1,800,000" in shown
+
+
+def test_the_learning_curve_is_a_picture_where_a_target_was_trained(tmp_path):
+    paths = write_report([demo_run()], tmp_path / "with")
+    assert paths["png"].read_bytes().startswith(b"\x89PNG")
+    assert "(report.png)" in paths["md"].read_text(encoding="utf-8")
+    bare = demo_run()
+    bare["rows"], bare["test"] = [], None
+    paths = write_report([bare], tmp_path / "without")
+    assert "png" not in paths
+    assert "report.png" not in paths["md"].read_text(encoding="utf-8")
