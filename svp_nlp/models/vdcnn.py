@@ -79,9 +79,9 @@ def _kmax(x: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def _conv(width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    # A Conv1d in all but name: with channels innermost, which only 2-d convolutions can have, scoring on a CPU is 1.0
-    # to 1.4 times as fast (mostly 1.1); training is not (benchmarks/vdcnn.py). Also folding batch norm into the convolutions gave
-    # 5 % more on average, within noise: left out.
+    # A Conv1d in all but name: only 2-d convolutions can have channels innermost, which scores 0.9 to 1.4 times as fast
+    # on a CPU, 1.1 on average, and does nothing for training (benchmarks/vdcnn.py). Folding batch norm into the
+    # convolutions as well gave 5 % more on average, within noise: left out.
     conv = nn.Conv2d(width_in, width_out, (1, kernel), (1, stride), (0, kernel // 2), bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_in")
     return conv
