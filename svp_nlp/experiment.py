@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from svp_nlp.data import Data, open_data
 from svp_nlp.evidence import agreements, extreme_picks, lineage_row
@@ -20,7 +19,7 @@ from svp_nlp.labels import LabelSet
 from svp_nlp.loop import active_learning, core_set, train_target
 from svp_nlp.models import make_learner
 from svp_nlp.oracles.column import ColumnOracle
-from svp_nlp.recipe import Recipe, differences
+from svp_nlp.recipe import Recipe, differences, dump_recipe
 from svp_nlp.report import summarize, write_report
 from svp_nlp.results import save_results
 from svp_nlp.run import Run, library_versions, machine, now, open_run
@@ -70,7 +69,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
     with open_run(
         Path(run_dir),
         recipe=resolved,
-        recipe_text=yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
+        recipe_text=dump_recipe(recipe),
         differences=differences,
         stop_requested=stop_requested,
     ) as run:

@@ -174,3 +174,16 @@ def remove_leftovers(directory: Path) -> int:
         else:
             path.unlink(missing_ok=True)
     return len(found)
+
+
+def shipped_directory(name: str) -> Path:
+    """`recipes` or `hub_cards`: inside the package in a wheel, beside it in a checkout.
+
+    Raises:
+        RunError: neither exists.
+    """
+    package = Path(__file__).resolve().parent
+    for directory in (package / name, package.parent / name):
+        if directory.is_dir():
+            return directory
+    raise RunError(f"{package / name} is missing; install svp_nlp again")

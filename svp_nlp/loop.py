@@ -30,7 +30,6 @@ from svp_nlp.workspace import (
     Workspace,
     ask,
     fit,
-    model_name,
     rank,
     score,
 )
@@ -97,7 +96,7 @@ def active_learning(
         labels, fitted, signals, scoring_seconds = before.labels, None, None, 0.0
         if get_strategy(strategy).needs_model:
             place = START if number == 1 else arm
-            fitted = fit(workspace, model_name(place, role, len(labels)), learner, labels)
+            fitted = fit(workspace, place, role, learner, labels)
             together = sorted({strategy, *workspace.shared_strategies}) if number == 1 else [strategy]
             signals, scoring_seconds = score(workspace, fitted, together)
         selection, ranking_seconds = rank(
@@ -151,7 +150,7 @@ def core_set(
     everything = all_labels(workspace)
     fitted, signals, scoring_seconds = None, None, 0.0
     if get_strategy(strategy).needs_model:
-        fitted = fit(workspace, model_name(FULL, role, len(everything)), learner, everything)
+        fitted = fit(workspace, FULL, role, learner, everything)
         signals, scoring_seconds = score(workspace, fitted, sorted({strategy, *workspace.shared_strategies}))
     for number, size in enumerate(sizes, start=1):
         selection, ranking_seconds = rank(
@@ -204,7 +203,7 @@ def train_target(
         arm: directory of the model, below the seed's.
         metrics: ours (accuracy, error, macro_f1, ...) or names that `evaluate.load` knows.
     """
-    fitted = fit(workspace, model_name(arm, "target", len(labels)), learner, labels)
+    fitted = fit(workspace, arm, "target", learner, labels)
 
     def do(path: Path) -> Mapping[str, Any]:
         predictor = load_predictor(fitted.directory)

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from svp_nlp.arrays import IntK
 from svp_nlp.data import Data, open_data
 from svp_nlp.experiment import arms_of
 from svp_nlp.models import make_learner
-from svp_nlp.models.base import FitContext, Labeled, LearnerSpec
+from svp_nlp.models.base import FitContext, Labeled, LearnerSpec, Predictor
 from svp_nlp.recipe import Recipe
 from svp_nlp.strategies import get_strategy
 
-_PROBE_SEED = 0
+_PROBE_ROWS = 2000
+_PROBE_ROWS_OF_A_NETWORK = 48
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
@@ -99,22 +101,26 @@ def _count(
 def _probe(spec: LearnerSpec, data: Data) -> tuple[float, float]:
     """Seconds to train one labelled row (all epochs), seconds to score one row, on this machine."""
     training = getattr(spec, "training", None)
-    rows = min(32 if training else 2000, int(np.count_nonzero(data.available_N)))
-    positions = np.flatnonzero(data.available_N)[:: max(1, int(np.count_nonzero(data.available_N)) // rows)][:rows]
-    labels = data.labels.labels_N[positions].astype(np.int64)
-    labeled = Labeled(data.pool.take(positions), labels, positions.astype(np.int64), data.class_names)
+    available = np.flatnonzero(data.available_N)
+    rows = min(_PROBE_ROWS if training is None else _PROBE_ROWS_OF_A_NETWORK, len(available))
     epochs = 1
     if training is not None:
         epochs = training.epochs
-        changes = {"schedule": None, "num_train_epochs": 1, "early_stopping_patience": None, "global_batch_size": 16}
+        changes = {"schedule": None, "num_train_epochs": 1, "early_stopping_patience": None, "global_batch_size": rows}
         spec = spec.model_copy(update={"training": training.model_copy(update=changes)})
     learner = make_learner(spec)
-    learner.fit(labeled, dev=None, seed=_PROBE_SEED, context=FitContext())  # compiles and warms up
+
+    def fit(positions: IntK) -> tuple[Predictor, Labeled, float]:
+        labels = data.labels.labels_N[positions].astype(np.int64)
+        labeled = Labeled(data.pool.take(positions), labels, positions, data.class_names)
+        started = time.perf_counter()
+        return learner.fit(labeled, dev=None, seed=0, context=FitContext()), labeled, time.perf_counter() - started
+
+    fit(available[:4])  # compiles and warms up
+    predictor, labeled, seconds = fit(available[:: max(1, len(available) // rows)][:rows])
     started = time.perf_counter()
-    predictor = learner.fit(labeled, dev=None, seed=_PROBE_SEED, context=FitContext())
-    fitted = time.perf_counter()
     predictor.predict(labeled.rows)
-    return epochs * (fitted - started) / rows, (time.perf_counter() - fitted) / rows
+    return epochs * seconds / rows, (time.perf_counter() - started) / rows
 
 
 def _duration(seconds: float) -> str:

@@ -99,8 +99,11 @@ def _open_file(path: Path, suffix: str, split: str, text_columns: Sequence[str])
     try:
         if suffix != ".parquet":
             return _arrow_source([path], text_columns)
+        import pyarrow.parquet as pq
         from datasets import Dataset
 
+        if pq.read_metadata(path).num_rows == 0:  # datasets 5.2 fails on it with a message about batch sizes
+            raise PoolError(f"{path}: no row; expected at least one")
         with _quiet():
             dataset = Dataset.from_parquet(str(path))
     except PoolError:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from svp_nlp.errors import RecipeError
+from svp_nlp.files import shipped_directory
 
 Key: TypeAlias = tuple[str | int, ...]  # a dotted path: ("seeds", 0)
 
@@ -227,16 +228,8 @@ def override(tree: RecipeTree, assignment: str) -> None:
 
 
 def recipes_directory() -> Path:
-    """Where the shipped recipes are: inside the package in a wheel, beside it in a checkout.
-
-    Raises:
-        RecipeError: neither exists.
-    """
-    package = Path(__file__).resolve().parent
-    for directory in (package / "recipes", package.parent / "recipes"):
-        if directory.is_dir():
-            return directory
-    raise RecipeError(f"{package / 'recipes'} is missing; install svp_nlp again, or give the path of a recipe file")
+    """Where the shipped recipes are."""
+    return shipped_directory("recipes")
 
 
 def shipped_recipes() -> list[str]:

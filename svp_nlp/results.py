@@ -9,7 +9,7 @@ from typing import Any
 
 import filelock
 
-from svp_nlp.errors import RunError
+from svp_nlp.errors import RecipeError, RunError
 from svp_nlp.files import read_json, write_json
 from svp_nlp.run import LOCK_FILE, RECIPE_FILE, STEP_FILE
 
@@ -25,7 +25,8 @@ def collect(run_dir: str | Path) -> dict[str, Any]:
     """The results of a run, as `report.write_report` takes them.
 
     Raises:
-        RunError: not a run directory, or no arm of it is finished yet.
+        RecipeError: not a run directory.
+        RunError: no arm of it is finished yet.
     """
     run_dir = _run_directory(run_dir)
     if not (run_dir / RESULTS_FILE).exists():
@@ -41,7 +42,7 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
         `state` (done, running, interrupted), `rounds` (seed, arm, round, strategy, labeled_size, picked, fingerprint of
         the selection), `targets` (seed, arm, labeled_size, metrics).
     Raises:
-        RunError: not a run directory.
+        RecipeError: not a run directory.
     """
     run_dir = _run_directory(run_dir)
     rounds, targets = [], []
@@ -63,7 +64,7 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
                 }
             )
         elif parts[-2] == "metrics":
-            size = int(parts[2].rpartition("-")[2])
+            size = int(parts[2].split("-")[1])
             targets.append({"seed": seed, "arm": arm, "labeled_size": size, **step["output"]["metrics"]})
     done = (run_dir / RESULTS_FILE).exists() and read_json(run_dir / RESULTS_FILE).get("finished", False)
     state = "done" if done else "running" if _is_locked(run_dir) else "interrupted"
@@ -74,7 +75,7 @@ def _run_directory(run_dir: str | Path) -> Path:
     run_dir = Path(run_dir)
     if not (run_dir / RECIPE_FILE).exists():
         what = "is not a run directory" if run_dir.exists() else "does not exist"
-        raise RunError(f"{run_dir} {what}; expected one that `svp run` has made")
+        raise RecipeError(f"{run_dir} {what}; expected one that `svp run` has made")
     return run_dir
 
 

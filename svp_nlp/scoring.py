@@ -6,6 +6,7 @@ pointwise strategies look at one row at a time.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from svp_nlp.pool import Pool, PoolRef, Shard
 from svp_nlp.store import SignalStore
 from svp_nlp.strategies import get_strategy
 
+log = logging.getLogger(__name__)
 _BATCHES_PER_SHARD = 16
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True)
@@ -106,17 +109,19 @@ def score_shards(
     shards: list[Shard],
     *,
     stop_requested: Callable[[], bool] = lambda: False,
-    on_shard: Callable[[Shard, float], None] = lambda shard, seconds: None,
 ) -> None:
     """Score shards one after the other and store each durably; what one worker of any engine does."""
     if not shards:
         return
     pool, predictor, store = task.pool_ref.open(), load_predictor(task.predictor_dir), task.store()
-    for shard in shards:
+    said = time.monotonic()
+    for number, shard in enumerate(shards):
         if stop_requested():
             raise Interrupted(f"stopped before scoring rows {shard.start:,} to {shard.stop:,}")
         started = time.perf_counter()
         columns = score_shard(task, shard, pool=pool, predictor=predictor, stop_requested=stop_requested)
         seconds = time.perf_counter() - started
         store.write(shard, seconds=seconds, **columns)
-        on_shard(shard, seconds)
+        if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            log.info("    scored %d of %d shards, up to row %s", number + 1, len(shards), f"{shard.stop:,}")

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from svp_nlp.arrays import FloatN
-from svp_nlp.files import atomic_directory
+from svp_nlp.files import atomic_directory, shipped_directory
 from svp_nlp.labels import LabelSet
 from svp_nlp.pool import Pool
 
 _ROWS_PER_GROUP = 50_000
-
-_README = """\
-# Selected rows
-
-{rows:,} rows that `{strategy}` picked from `{path}` (split `{split}`, revision `{revision}`), in the order in which
-they were picked: the first rows are the start set or the highest scores. Read it with
-
-```python
-from datasets import load_dataset
-selected = load_dataset("path/of/this/folder", split="train")
-```
-
-Columns of the pool are as they were, except `{label_column}`, which holds the label that was given. Added:
-`svp_position` (row in the pool), `svp_id` (stable id), `svp_score` (what ranked it; null in the start set),
-`svp_round`, `svp_label_source`.
-"""
 
 
 def write_selected(
@@ -77,12 +62,18 @@ def write_selected(
                 columns["svp_round"] = part.table["round"]
                 columns["svp_label_source"] = part.table["source"]
                 writer.write_table(pa.table([columns[name] for name in schema.names], schema.names).cast(schema))
-        readme = _README.format(
-            rows=len(labels),
-            strategy=strategy,
-            path=pool.ref.path,
-            split=pool.ref.split,
-            revision=pool.ref.revision,
-            label_column=label_column,
-        )
+        readme = card("selected.md", rows=len(labels), strategy=strategy, pool=pool.ref, label_column=label_column)
         (tmp / "README.md").write_text(readme, encoding="utf-8")
+
+
+def card(template: str, **values: Any) -> str:
+    """Fill a template of hub_cards/."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(shipped_directory("hub_cards")),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  Markdown; what users wrote goes in code spans
+    )
+    return environment.get_template(template).render(**values)

@@ -3,15 +3,16 @@
 Each step is written to the run directory when it is finished, so every function here can be called again after a
 crash and goes on where it was.
 
-    run/seed-0/start/{selection,labels}                     the random start set, shared by all arms
-    run/seed-0/start/proxy-0000001200/{model,signals}       a model lies beside its scores, under its labelled size
+    run/seed-0/start/{selection,labels}                             the random start set, shared by all arms
+    run/seed-0/start/proxy-0000001200-<options>/{model,signals}     a model lies beside its scores
     run/seed-0/proxy-margin/round-001/{selection,labels}
-    run/seed-0/proxy-margin/target-0000006000/{model,metrics}
+    run/seed-0/proxy-margin/target-0000006000-<options>/{model,metrics}
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ from svp_nlp.strategies import Picks, get_strategy, select, top_k
 START = "start"  # directory of what all arms of a seed share in active learning
 FULL = "full"  # the same for core-set selection: models trained on all labels
 ROWS_PER_BATCH = 8192
+_SECONDS_BETWEEN_LINES = 10.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,10 @@ class Round:
     ranking_seconds: float = 0.0
 
 
-def fit(workspace: Workspace, name: str, learner: Learner | str, labels: LabelSet) -> Fitted:
-    """Fit a learner (or the `kind` of one, with default options) on labels, once; it lies in `<name>/model`."""
+def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, labels: LabelSet) -> Fitted:
+    """Fit a learner (or the `kind` of one, with default options) on labels, once; `model_name` says where it lies."""
     learner = make_learner(learner) if isinstance(learner, str) else learner
+    name = model_name(place, role, len(labels), learner)
     uses_dev = hasattr(learner.spec, "training")  # learners that train in epochs; fastText has nothing to choose
     dev_input = None
     if uses_dev and workspace.dev is not None:
@@ -156,8 +160,15 @@ def fit(workspace: Workspace, name: str, learner: Learner | str, labels: LabelSe
     def do(path: Path) -> Mapping[str, Any]:
         checkpoints = path / "checkpoints"
 
+        said = time.monotonic()
+
         def on_event(event: Event) -> None:
+            nonlocal said
             workspace.run.log_event({"step": f"seed-{workspace.seed}/{name}", **event})
+            if event.get("event") == "epoch" and time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                rate = event.get("examples_per_second", float("nan"))
+                log.info("    %s: epoch %d, loss %.3f, %.0f examples/s", name, event["epoch"], event["loss"], rate)
 
         train, dev = workspace.split_dev(labels) if uses_dev else (labels, None)
         context = FitContext(checkpoints, on_event, workspace.run.stop_requested)
@@ -293,6 +304,6 @@ def ask(workspace: Workspace, name: str, selection: Selection) -> LabelSet:
     return LabelSet.load(path / "labels.parquet")
 
 
-def model_name(place: str, role: str, labeled_size: int) -> str:
-    """Where a model lies below the seed's directory."""
-    return f"{place}/{role}-{labeled_size:010d}"
+def model_name(place: str, role: str, labeled_size: int, learner: Learner) -> str:
+    """Where a model lies below the seed's directory: by role, labelled size, and a hash of its options."""
+    return f"{place}/{role}-{labeled_size:010d}-{learner.spec.fingerprint[:8]}"

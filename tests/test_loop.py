@@ -161,7 +161,7 @@ def test_a_recipe_runs_all_arms_shares_what_they_share_and_writes_the_report(toy
     assert len({r["error"] for r in starts}) == 1  # one start set, one target on it
     assert all(r["selection_seconds"] == 0 for r in starts)
     # Round 1 of both strategies shares one proxy and one pass over the pool.
-    models = sorted(p.parent.name for p in (tmp_path / "run" / "seed-0" / "start").glob("*/model"))
+    models = sorted(p.parent.name.rpartition("-")[0] for p in (tmp_path / "run" / "seed-0" / "start").glob("*/model"))
     assert models == ["proxy-0000000020", "target-0000000020"]
     assert len(collected["agreement"]) == 2 * 2 * 2
     assert all(0 <= a["overlap"] <= 1 for a in collected["agreement"])
