@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_run import outcome
 
+from svp_nlp.experiment import run_recipe
 from svp_nlp.recipe import load_recipe
 from svp_nlp.recipe_yaml import find_recipe, recipes_directory, shipped_recipes
 
@@ -80,3 +82,16 @@ def test_shares_are_the_same_for_every_dataset(name: str) -> None:
     recipe = load_recipe(name)
     rows = 3_600_000
     assert [recipe.resolve_initial(rows), *recipe.resolve_sizes(rows)] == [72_000, *range(360_000, 1_800_001, 360_000)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.startswith("smoke/")])
+def test_a_smoke_recipe_runs_twice_to_the_same_selections(name: str, tmp_path: Path) -> None:
+    found = []
+    for directory in (tmp_path / "one", tmp_path / "two"):
+        result = run_recipe(load_recipe(name), directory, stop_requested=lambda: False)
+        assert Path(result["report_html"]).stat().st_size > 10_000
+        found.append(outcome(directory))
+    assert found[0] == found[1]
+    selections = [key for key in found[0] if key.endswith("/selection")]
+    assert len(selections) >= 2
