@@ -1,4 +1,4 @@
-"""How numba compiles our inner loops, and the three instructions that it does not offer.
+"""How numba compiles our inner loops, and the instructions that it does not offer.
 
 Machine code is kept on disk and renewed when the file of a kernel changes. It is not renewed when this file
 changes: whoever edits it deletes the `__pycache__` beside it.
@@ -39,6 +39,18 @@ def popcount(typing_context: Any, value: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return nb.uint64(nb.uint64), generate
+
+
+@_intrinsic
+def eight_bytes(typing_context: Any, array: Any, offset: Any) -> Any:
+    """The bytes array[offset : offset + 8] of a uint8 array as one uint64, unaligned and unchecked; little-endian."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        struct = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(struct.data, [arguments[1]])
+        return builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()), align=1)
+
+    return nb.uint64(array, nb.int64), generate
 
 
 @_intrinsic

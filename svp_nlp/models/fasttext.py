@@ -72,11 +72,10 @@ def resolve(spec: FastTextSpec, labeled_size: int, num_classes: int) -> tuple[fl
     10 epochs are more than enough and the rate falls instead. Measured on held-out parts of the training sets of AG
     News, Amazon reviews, SST-2, TREC-6 and Banking77 at 100 to 135,000 labels; no data set is tuned for.
     """
-    learning_rate, epochs = spec.learning_rate, spec.epochs
-    if learning_rate == "auto":
-        learning_rate = 0.5 if labeled_size <= 20_000 else max(0.05, 0.5 * math.sqrt(20_000 / labeled_size))
-    if epochs == "auto":
-        epochs = min(max(round(15_000 * math.sqrt(num_classes) / max(labeled_size, 1)), 10), 100)
+    auto_rate = 0.5 if labeled_size <= 20_000 else max(0.05, 0.5 * math.sqrt(20_000 / labeled_size))
+    auto_epochs = min(max(round(15_000 * math.sqrt(num_classes) / max(labeled_size, 1)), 10), 100)
+    learning_rate = auto_rate if spec.learning_rate == "auto" else spec.learning_rate
+    epochs = auto_epochs if spec.epochs == "auto" else spec.epochs
     return learning_rate, epochs
 
 

@@ -8,11 +8,12 @@ are left out of a text instead of ending or mislabelling it; a bucket that no tr
 it counts in the mean as zeros.
 
 No fastmath: the same program gives the same bits whatever the vector width of the processor. Every kernel releases
-the GIL. Types: rows of weights are int32 ids; -1 is "no row".
+the GIL. Ids of input rows are uint32.
 
 Arguments that go together travel as tuples: text = (data, offsets); words = (all words one after the other, their
-offsets, hash table); lookup = (words, rank, bucket, word_ngrams); scratch = (hashes_T, starts_T, ends_T), room for
-the words of the longest text.
+offsets, hash table); lookup = (words, rank, bucket, word_ngrams); scratch = (hashes_T, heads_T, starts_T, ends_T),
+room for the words of the longest text. Not so into inner functions, and no variable there stands for one array or
+another: both would count references for every word, which doubled the time.
 
 Shape legend: W words, V table slots, R rows of the input matrix, D width, C classes, T tokens of one text.
 
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from svp_nlp.models.compiled import inner, jit, popcount, prefetch, row_columns
+from svp_nlp.models.compiled import eight_bytes, inner, jit, popcount, prefetch, row_columns
 
 EOS = b"</s>"
 LABEL_PREFIX = b"__label__"
@@ -38,24 +39,24 @@ _NGRAM_FACTOR = np.uint64(116049371)
 # What separates words in fastText's Dictionary::readWord.
 _SEPARATOR = np.zeros(256, dtype=np.bool_)
 _SEPARATOR[[0, 9, 10, 11, 12, 13, 32]] = True
-_LABEL_BYTES = np.frombuffer(LABEL_PREFIX, dtype=np.uint8)
 _EOS_BYTES = np.frombuffer(EOS, dtype=np.uint8)
+_EOS_HEAD = np.uint64(int.from_bytes(EOS, "little"))
+_LABEL_HEAD = np.uint64(int.from_bytes(LABEL_PREFIX[:8], "little"))
+_LABEL_REST = np.uint8(LABEL_PREFIX[8])
 
 
 @inner
-def _reserved(data: Any, start: int, end: int) -> bool:
-    """Whether a token is `</s>` or begins with `__label__`."""
-    first = data[start]
-    if first == _LABEL_BYTES[0] and end - start >= len(_LABEL_BYTES):
-        prefix = _LABEL_BYTES
-    elif first == _EOS_BYTES[0] and end - start == len(_EOS_BYTES):
-        prefix = _EOS_BYTES
+def _head(data: Any, start: int, end: int) -> Any:
+    """The first eight bytes of a word as a number, zeros after its end. NUL separates words, so no word holds one."""
+    if start + 8 <= len(data):
+        head = eight_bytes(data, start)
     else:
-        return False
-    for k in range(len(prefix)):  # noqa: SIM110 numba compiles the loop, not the generator
-        if data[start + np.uint64(k)] != prefix[k]:
-            return False
-    return True
+        head = np.uint64(0)
+        for k in range(min(end - start, 8)):
+            head |= np.uint64(data[start + k]) << np.uint64(8 * k)
+    if end - start < 8:
+        head &= (np.uint64(1) << np.uint64(8 * (end - start))) - np.uint64(1)
+    return head
 
 
 @inner
@@ -65,12 +66,13 @@ def _hash_byte(h: Any, byte: Any) -> Any:
 
 
 @inner
-def _tokens(text: Any, r: int, scratch: Any) -> int:
-    """Cut text r into words; fill their hashes and places; the end-of-text word comes last, at place (0, -1)."""
-    data, offsets = text
-    hashes_T, starts_T, ends_T = scratch
-    end = np.uint64(offsets[r + 1])
-    begin = j = np.uint64(offsets[r])  # unsigned: a signed place costs a test for negative indices at each byte
+def _tokens(data: Any, start: int, stop: int, hashes_T: Any, heads_T: Any, starts_T: Any, ends_T: Any) -> int:
+    """Cut a text into words; fill their hashes, heads and places; the end-of-text word comes last, at place (0, 4).
+
+    Its place is not in the text, but nobody looks: a word of less than eight bytes is all in its head.
+    """
+    end = np.uint64(stop)
+    begin = j = np.uint64(start)  # unsigned: a signed place costs a test for negative indices at each byte
     count = 0
     h = _FNV_OFFSET
     while True:
@@ -79,44 +81,46 @@ def _tokens(text: Any, r: int, scratch: Any) -> int:
             h = _hash_byte(h, byte)
             j += np.uint64(1)
             continue
-        if begin < j and not _reserved(data, begin, j):
+        if begin < j:
+            head = _head(data, np.int64(begin), np.int64(j))
             hashes_T[count] = h
+            heads_T[count] = head
             starts_T[count] = begin
             ends_T[count] = j
-            count += 1
+            label = head == _LABEL_HEAD and j - begin >= np.uint64(9) and data[begin + np.uint64(8)] == _LABEL_REST
+            count += 0 if label or head == _EOS_HEAD else 1  # reserved tokens are left out
         if j >= end:
             break
         j += np.uint64(1)
         begin = j
         h = _FNV_OFFSET
     hashes_T[count] = EOS_HASH
+    heads_T[count] = _EOS_HEAD
     starts_T[count] = 0
-    ends_T[count] = -1
+    ends_T[count] = len(_EOS_BYTES)
     return count + 1
 
 
 @inner
-def _slot(data: Any, t: int, scratch: Any, words: Any) -> Any:
-    """Where word t of a text is in the hash table, or the empty slot where it would be."""
-    word_bytes, word_offsets, table_V = words
-    hashes_T, starts_T, ends_T = scratch
-    h, start, end = hashes_T[t], starts_T[t], ends_T[t]
-    if end < 0:  # the end-of-text word is in no text
-        data = _EOS_BYTES
-        end = np.int64(len(_EOS_BYTES))
+def _slot(data: Any, h: Any, head: Any, start: int, end: int, word_bytes: Any, word_offsets: Any, table_V: Any) -> Any:
+    """Where a word is in the hash table, or the empty slot where it would be. Exact: equal hashes are not enough."""
     mask = len(table_V) - 1
     s = np.int64(h) & mask
-    while table_V[s] != 0:
-        if np.uint32(table_V[s] >> np.uint64(32)) == h:
-            w = np.int64(table_V[s] & np.uint64(0xFFFFFFFF)) - 1
+    while True:
+        slot = table_V[s, 0]
+        if slot == 0:
+            return s
+        if np.uint32(slot >> np.uint64(32)) == h and table_V[s, 1] == head:
+            if end - start < 8:
+                return s
+            w = np.int64(slot & np.uint64(0xFFFFFFFF)) - 1
             if word_offsets[w + 1] - word_offsets[w] == end - start:
-                k = np.int64(0)
+                k = 8
                 while k < end - start and data[start + k] == word_bytes[word_offsets[w] + k]:
                     k += 1
                 if k == end - start:
-                    break
+                    return s
         s = (s + 1) & mask
-    return s
 
 
 @inner
@@ -126,24 +130,21 @@ def _next_ngram(h: Any, hash_of_word: Any) -> Any:
 
 
 @jit
-def fill_table(hashes_W: Any, table_V: Any) -> None:
-    """Open addressing, linear probing: slot = hash << 32 | word + 1, 0 = empty. len(table_V) is a power of two."""
+def fill_table(word_bytes: Any, word_offsets: Any, table_V: Any) -> None:
+    """Enter all words: open addressing, linear probing; [hash << 32 | word + 1, head], 0 = empty.
+
+    table_V is uint64 [V, 2], V a power of two: one cache line settles a word of less than eight bytes.
+    """
     mask = len(table_V) - 1
-    for w in range(len(hashes_W)):
-        s = np.int64(hashes_W[w]) & mask
-        while table_V[s] != 0:
-            s = (s + 1) & mask
-        table_V[s] = (np.uint64(hashes_W[w]) << np.uint64(32)) | np.uint64(w + 1)
-
-
-@jit
-def hash_words(words: Any, offsets: Any, hashes_W: Any) -> None:
-    """FNV-1a of each word, as fastText computes it."""
-    for w in range(len(hashes_W)):
+    for w in range(len(word_offsets) - 1):
         h = _FNV_OFFSET
-        for j in range(offsets[w], offsets[w + 1]):
-            h = _hash_byte(h, words[j])
-        hashes_W[w] = h
+        for j in range(word_offsets[w], word_offsets[w + 1]):
+            h = _hash_byte(h, word_bytes[j])
+        s = np.int64(h) & mask
+        while table_V[s, 0] != 0:
+            s = (s + 1) & mask
+        table_V[s, 0] = (np.uint64(h) << np.uint64(32)) | np.uint64(w + 1)
+        table_V[s, 1] = _head(word_bytes, word_offsets[w], word_offsets[w + 1])
 
 
 @jit
@@ -154,16 +155,14 @@ def count_features(
 
     Stops before a text for which words, counts or the table (at most half full) may be too small; the caller makes
     them larger and calls again: growing arrays here would double the time to compile.
-
-    Returns:
-        the row to go on from, the number of words, and the number of features of the rows that were done.
+    Returns: the row to go on from, the number of words, and the number of features of the rows that were done.
     """
     data, offsets = text
     word_bytes, word_offsets, table_V = words
-    hashes_T, starts_T, ends_T = scratch
+    hashes_T, heads_T, starts_T, ends_T = scratch
     features = 0
     while row < len(offsets) - 1:
-        tokens = _tokens(text, row, scratch)
+        tokens = _tokens(data, offsets[row], offsets[row + 1], hashes_T, heads_T, starts_T, ends_T)
         if (
             num_words + tokens > len(counts)
             or 2 * (num_words + tokens) > len(table_V)
@@ -171,19 +170,20 @@ def count_features(
         ):
             break
         for t in range(tokens):
-            s = _slot(data, t, scratch, words)
-            if table_V[s] != 0:
-                counts[np.int64(table_V[s] & np.uint64(0xFFFFFFFF)) - 1] += 1
+            s = _slot(data, hashes_T[t], heads_T[t], starts_T[t], ends_T[t], word_bytes, word_offsets, table_V)
+            if table_V[s, 0] != 0:
+                counts[np.int64(table_V[s, 0] & np.uint64(0xFFFFFFFF)) - 1] += 1
                 continue
-            table_V[s] = (np.uint64(hashes_T[t]) << np.uint64(32)) | np.uint64(num_words + 1)
+            table_V[s, 0] = (np.uint64(hashes_T[t]) << np.uint64(32)) | np.uint64(num_words + 1)
+            table_V[s, 1] = heads_T[t]
             end = word_offsets[num_words]
-            if ends_T[t] < 0:
-                for byte in _EOS_BYTES:
-                    word_bytes[end] = byte
+            if t == tokens - 1:
+                word_bytes[end : end + len(_EOS_BYTES)] = _EOS_BYTES
+                end += len(_EOS_BYTES)
+            else:
+                for j in range(starts_T[t], ends_T[t]):
+                    word_bytes[end] = data[j]
                     end += 1
-            for j in range(starts_T[t], ends_T[t]):
-                word_bytes[end] = data[j]
-                end += 1
             word_offsets[num_words + 1] = end
             counts[num_words] = 1
             num_words += 1
@@ -220,35 +220,39 @@ def list_bits(bits: Any, ids: Any) -> None:
 
 
 @inner
-def _features(text: Any, r: int, lookup: Any, scratch: Any, ids: Any, place: Any) -> Any:
-    """Write the input rows of text r to ids[place:]; returns where they end, and how many features it has in all.
+def _features(
+    data: Any, start: int, stop: int, word_bytes: Any, word_offsets: Any, table_V: Any, rank: Any, bucket: int,
+    word_ngrams: int, hashes_T: Any, heads_T: Any, starts_T: Any, ends_T: Any, ids: Any, place: Any,
+) -> Any:  # fmt: skip
+    """Write the input rows of a text to ids[place:]; returns where they end, and how many features it has in all.
 
-    Done in passes so that the loads of one pass do not wait for each other: hash, find words, find buckets.
-    rank holds, per 64 buckets, a bitmap of those that have a row and the row of the first of them: 2.5 MB for ten
-    million buckets, so most n-grams of a pool text, which have no row, are settled without a cache miss.
+    Done in passes so that the loads of one pass do not wait for each other: hash, find words, find buckets. rank holds,
+    per 64 buckets, a bitmap of those that have a row and the row of the first of them: 2.5 MB for ten million buckets.
     """
-    words, rank, bucket, word_ngrams = lookup
-    hashes_T = scratch[0]
-    tokens = _tokens(text, r, scratch)
+    tokens = _tokens(data, start, stop, hashes_T, heads_T, starts_T, ends_T)
     begin = place
     for t in range(tokens):
-        slot = words[2][_slot(text[0], t, scratch, words)]
+        s = _slot(data, hashes_T[t], heads_T[t], starts_T[t], ends_T[t], word_bytes, word_offsets, table_V)
+        slot = table_V[s, 0]
         if slot != 0:
             ids[place] = (slot & np.uint64(0xFFFFFFFF)) - np.uint64(1)
             place += 1
     total = place - begin
+    ngrams_T = heads_T  # read by now; from here on the hash of the n-gram that begins at a word, longer each turn
     for t in range(tokens):
-        h = _next_ngram(np.uint64(0), hashes_T[t])
-        for u in range(t + 1, min(t + word_ngrams, tokens)):
-            h = _next_ngram(h, hashes_T[u])
+        ngrams_T[t] = _next_ngram(np.uint64(0), hashes_T[t])
+    for more in range(1, word_ngrams):
+        for t in range(tokens - more):
+            h = _next_ngram(ngrams_T[t], hashes_T[t + more])
+            ngrams_T[t] = h
             b = h % np.uint64(bucket)
             q = b >> np.uint64(6)
             bit = np.uint64(1) << (b & np.uint64(63))
             marked = rank[q, 0]
-            total += 1
             # No branch: whether a bucket has a row is a coin toss, and ids has room for a value that is not kept.
             ids[place] = rank[q, 1] + popcount(marked & (bit - np.uint64(1)))
             place += np.int64(marked & bit != 0)
+        total += max(tokens - more, 0)
     return place, total
 
 
@@ -258,8 +262,14 @@ def feature_ids(text: Any, lookup: Any, ends: Any, ids: Any, place: int, scratch
 
     ids has room for one more than all features: see `_features`.
     """
-    for r in range(len(text[1]) - 1):
-        place, _ = _features(text, r, lookup, scratch, ids, place)
+    data, offsets = text
+    (word_bytes, word_offsets, table_V), rank, bucket, word_ngrams = lookup
+    hashes_T, heads_T, starts_T, ends_T = scratch
+    for r in range(len(offsets) - 1):
+        place, _ = _features(
+            data, offsets[r], offsets[r + 1], word_bytes, word_offsets, table_V, rank, bucket, word_ngrams,
+            hashes_T, heads_T, starts_T, ends_T, ids, place,
+        )  # fmt: skip
         ends[r] = place
     return place
 
@@ -318,9 +328,15 @@ def score(
     text: Any, lookup: Any, input_RD: Any, output_CD: Any, probs_BC: Any, hidden_BD: Any, ids: Any, scratch: Any
 ) -> None:
     """Probabilities and hidden vectors of texts. A text without any known feature has hidden vector zero."""
+    data, offsets = text
+    (word_bytes, word_offsets, table_V), rank, bucket, word_ngrams = lookup
+    hashes_T, heads_T, starts_T, ends_T = scratch
     first = np.int64(0)  # a literal 0 would make numba compile _features and _sum_rows again for it
-    for r in range(len(text[1]) - 1):
-        count, total = _features(text, r, lookup, scratch, ids, first)
+    for r in range(len(offsets) - 1):
+        count, total = _features(
+            data, offsets[r], offsets[r + 1], word_bytes, word_offsets, table_V, rank, bucket, word_ngrams,
+            hashes_T, heads_T, starts_T, ends_T, ids, first,
+        )  # fmt: skip
         hidden_D = hidden_BD[r]
         _sum_rows(input_RD, ids, first, count, hidden_D)
         scale = np.float32(1) / np.float32(max(total, 1))

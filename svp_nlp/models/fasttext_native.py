@@ -23,7 +23,8 @@ from svp_nlp.models import fasttext_kernels as kernels
 from svp_nlp.models.base import TEXT
 from svp_nlp.models.normalize import Normalization, normalize_buffers, text_buffers
 
-_ROWS_PER_BLOCK = 4096  # 1 MB of ordinary text: stays in cache between the passes over it
+_ROWS_PER_BLOCK = 1024  # milliseconds of work: threads end together, and a block stays in cache between passes
+_ROWS_PER_PART = 16_384  # texts that are read again at once
 _IDS_IN_MEMORY = 1 << 28  # 1 GB of uint32: 3 million short texts; longer training sets are read again in each epoch
 
 Array = npt.NDArray[Any]
@@ -82,17 +83,16 @@ class Features:
 
 
 def _word_table(words: Array, word_offsets: Array, *, room: int) -> Array:
-    hashes_W = np.empty(len(word_offsets) - 1, dtype=np.uint32)
-    kernels.hash_words(words, word_offsets, hashes_W)
-    table_V = np.zeros(max(16, 1 << (2 * room).bit_length()), dtype=np.uint64)
-    kernels.fill_table(hashes_W, table_V)
+    table_V = np.zeros((max(16, 1 << (2 * room).bit_length()), 2), dtype=np.uint64)
+    kernels.fill_table(words, word_offsets, table_V)
     return table_V
 
 
-def _scratch(offsets: Array) -> tuple[Array, Array, Array]:
-    """Room for the hashes and places of the words of the longest text: a word and its blank take two bytes."""
+def _scratch(offsets: Array) -> tuple[Array, Array, Array, Array]:
+    """Room for hashes, heads and places of the words of the longest text: a word and its blank take two bytes."""
     room = int(np.diff(offsets).max(initial=0)) // 2 + 2
-    return np.empty(room, dtype=np.uint32), np.empty(room, dtype=np.int64), np.empty(room, dtype=np.int64)
+    places = np.empty((2, room), dtype=np.int64)
+    return np.empty(room, dtype=np.uint32), np.empty(room, dtype=np.uint64), places[0], places[1]
 
 
 def _bitmap_words(bucket: int) -> int:
@@ -156,7 +156,7 @@ def find_features(
         the features, and an upper bound of how many ids the texts have in all.
     """
     words, word_offsets = np.zeros(1 << 12, dtype=np.uint8), np.zeros((1 << 10) + 1, dtype=np.int64)
-    counts, table_V = np.zeros(1 << 10, dtype=np.int64), np.zeros(1 << 11, dtype=np.uint64)
+    counts, table_V = np.zeros(1 << 10, dtype=np.int64), np.zeros((1 << 11, 2), dtype=np.uint64)
     bits = np.zeros(_bitmap_words(bucket), dtype=np.uint64)
     num_words, num_ids = 0, 0
     for block in _blocks(texts):
@@ -237,8 +237,8 @@ def train(
     for epoch in range(epochs):
         order = np.argsort(keyed_hash(np.arange(size), seed, f"fasttext-epoch-{epoch}"))
         done, loss = epoch * size, 0.0
-        for start in range(0, size, size if in_memory else 4 * _ROWS_PER_BLOCK):
-            part = order if in_memory else order[start : start + 4 * _ROWS_PER_BLOCK]
+        for start in range(0, size, size if in_memory else _ROWS_PER_PART):
+            part = order if in_memory else order[start : start + _ROWS_PER_PART]
             rows, labels = part, labels_L
             if not in_memory:
                 taken = texts.take(pa.array(part))

@@ -41,6 +41,10 @@ def _normalize(data: Any, offsets: Any, out: Any, out_offsets: Any) -> int:
         for j in range(offsets[r], offsets[r + 1]):
             byte = _LOWER[data[j]]
             action = _ACTION[byte]
+            if action == _COPY and matched == 0 and byte != _BREAK[0]:  # nearly all bytes
+                out[end] = byte
+                end += 1
+                continue
             if action == _DELETED:
                 continue
             if byte == _BREAK[matched]:

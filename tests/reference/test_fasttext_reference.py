@@ -41,8 +41,8 @@ def buckets(text: str, word_ngrams: int, bucket: int) -> list[int]:
         h = hashes[i] % 2**64
         for j in range(i + 1, min(i + word_ngrams, len(hashes))):
             h = (h * 116049371 + hashes[j]) % 2**64
-            found.append(h % bucket)
-    return found
+            found.append((j - i, i, h % bucket))
+    return [b for _, _, b in sorted(found)]  # bigrams first, then trigrams: the order of a sum, no part of the model
 
 
 def column(texts: list[str]) -> pa.ChunkedArray:
