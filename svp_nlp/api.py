@@ -16,7 +16,7 @@ from svp_nlp.models.base import Labeled
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
 from svp_nlp.pool import Pool, PoolRef, read_labels
 from svp_nlp.recipe import differences
-from svp_nlp.run import open_run, stop_on_signals
+from svp_nlp.run import open_run
 from svp_nlp.workspace import Workspace
 
 
@@ -57,7 +57,7 @@ def open_workspace(
         noise: share of the labels that are replaced by another class.
     Raises:
         PoolError, LabelError: the data cannot be used.
-        RunError: the directory is in use, or belongs to another pool.
+        RunRefused: the directory is in use, or belongs to another pool.
     """
     pool = load_pool(pool) if isinstance(pool, str | Path) else pool
     labels = read_labels(pool, label_column)
@@ -68,14 +68,13 @@ def open_workspace(
     }
     with contextlib.ExitStack() as stack:
         directory = Path(run_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="svp_nlp-")))
-        stop_requested = stack.enter_context(stop_on_signals())
         run = stack.enter_context(
             open_run(
                 directory,
                 recipe=settings,
                 recipe_text=yaml.safe_dump(settings, sort_keys=False),
                 differences=differences,
-                stop_requested=stop_requested,
+                stop_requested=lambda: False,  # Ctrl-C stops a notebook at once; finished steps are kept
             )
         )
         yield Workspace(

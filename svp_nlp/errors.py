@@ -50,6 +50,12 @@ class RunError(SVPError):
     """A run directory is locked, damaged, or belongs to another recipe."""
 
 
+class RunRefused(RunError):
+    """A run directory cannot be used as it is; found before any work."""
+
+    exit_code = 2
+
+
 class CheckpointError(RunError):
     """No checkpoint in a directory could be verified."""
 

@@ -15,14 +15,15 @@ import numpy as np
 
 from svp_nlp.data import Data, open_data
 from svp_nlp.evidence import agreements, extreme_picks, lineage_row
+from svp_nlp.files import read_json
 from svp_nlp.labels import LabelSet
 from svp_nlp.loop import active_learning, core_set, train_target
 from svp_nlp.models import make_learner
 from svp_nlp.oracles.column import ColumnOracle
 from svp_nlp.recipe import Recipe, differences, dump_recipe
 from svp_nlp.report import summarize, write_report
-from svp_nlp.results import save_results
-from svp_nlp.run import Run, library_versions, machine, now, open_run
+from svp_nlp.results import is_finished, save_results
+from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine, open_run
 from svp_nlp.selected import write_selected
 from svp_nlp.strategies import get_strategy
 from svp_nlp.workspace import START, Round, Workspace
@@ -81,17 +82,20 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
             for arm in arms_of(recipe):
                 log.info("seed %d, %s", seed, arm.name)
                 finished[arm] = _run_arm(workspace, recipe, data, arm=arm, sizes=sizes, results=results)
-                if arm.selector == "proxy":
+                if arm.strategy in recipe.strategies and arm.selector != "target_selects":
                     selected.append(_export(workspace, recipe, arm, finished[arm]))
-                save_results(run.directory, results)
+                with disk_errors(run.directory):
+                    save_results(run.directory, results)
             results["agreement"] += agreements(workspace, _twins(finished))
         results["finished"] = True
-        save_results(run.directory, results)
-        paths = write_report([results], run.directory)
+        with disk_errors(run.directory):
+            save_results(run.directory, results)
+            paths = write_report([results], run.directory)
     return {
         "run_dir": str(run_dir),
         **{f"report_{kind}": str(path) for kind, path in paths.items()},
-        "selected": str(selected[0]) if selected else None,
+        "selected": str(selected[0]),
+        "all_selected": [str(path) for path in selected],
         "report": summarize([results]),
     }
 
@@ -254,15 +258,20 @@ def _twins(finished: dict[Arm, list[Round]]) -> list[tuple[str, list[Round], lis
 
 
 def _new_results(recipe: Recipe, data: Data, run: Run) -> dict[str, Any]:
+    environment = read_json(run.directory / ENVIRONMENT_FILE)
+    warnings = list(data.warnings)
+    if environment["machine"] != machine():
+        warnings.append("the run was resumed on another machine: its seconds are not of one kind")
     return {
         "format": 1,
-        "svp_nlp": library_versions().get("svp_nlp", ""),
+        "svp_nlp": environment["versions"].get("svp_nlp", ""),
         "name": run.directory.resolve().name,
         "mode": recipe.mode,
-        "created": now(),
-        "finished": False,
-        "machine": machine(),
-        "versions": library_versions(),
+        # As the run was started: the seconds of its steps were measured there.
+        "created": environment["created"],
+        "finished": is_finished(run.directory),
+        "machine": environment["machine"],
+        "versions": environment["versions"],
         "recipe": recipe.model_dump(mode="json"),
         "pool": data.pool_info,
         "test": data.test_info,
@@ -272,5 +281,5 @@ def _new_results(recipe: Recipe, data: Data, run: Run) -> dict[str, Any]:
         "picks": [],
         "training": [],
         "lineage": [],
-        "warnings": list(data.warnings),
+        "warnings": warnings,
     }

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from svp_nlp.arrays import IntK, fingerprint_array
-from svp_nlp.errors import BudgetError
+from svp_nlp.arrays import IntK
+from svp_nlp.errors import BudgetError, Interrupted
 from svp_nlp.labels import LabelSet
 from svp_nlp.metrics import compute_metrics
 from svp_nlp.models import load_predictor
@@ -166,11 +166,13 @@ def core_set(
         )
         order = np.argsort(everything.positions_L)
         at_K = order[np.searchsorted(everything.positions_L[order], selection.positions_K)]
+        labels = LabelSet(everything.table.take(at_K))
+        assert np.array_equal(labels.positions_L, selection.positions_K)
         yield Round(
             number,
             size,
             selection,
-            LabelSet(everything.table.take(at_K)),
+            labels,
             fitted,
             signals,
             proxy_seconds=0.0 if fitted is None else fitted.seconds,
@@ -208,10 +210,11 @@ def train_target(
     def do(path: Path) -> Mapping[str, Any]:
         predictor = load_predictor(fitted.directory)
         rows = getattr(fitted.learner, "rows_per_batch", ROWS_PER_BATCH)
-        predicted = [
-            predictor.predict(test.rows.slice(start, rows)).probs_BC.argmax(axis=1)
-            for start in range(0, len(test), rows)
-        ]
+        predicted = []
+        for start in range(0, len(test), rows):
+            if workspace.run.stop_requested():
+                raise Interrupted(f"stopped while testing {fitted.name}; the same command goes on from here")
+            predicted.append(predictor.predict(test.rows.slice(start, rows)).probs_BC.argmax(axis=1))
         values = compute_metrics(
             list(metrics), np.concatenate(predicted), references_N=test.labels_L, num_classes=len(workspace.class_names)
         )
@@ -219,8 +222,7 @@ def train_target(
 
     inputs = {
         "model": fitted.fingerprint,
-        "test": fingerprint_array(test.labels_L),
-        "test_rows": len(test),
+        "test": test.fingerprint,
         "metrics": list(metrics),
     }
     step = workspace.step(f"{fitted.name}/metrics", inputs, do)

@@ -38,6 +38,9 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         probes["target"] = _probe(recipe.target, data)
     estimate = {f"{role} training": sum(fits[role]) * probes[role][0] for role in probes}
     estimate |= {f"{role} scoring": scored[role] * probes[role][1] for role in probes}
+    if data.test is not None and recipe.target is not None:
+        tested = len(target_sizes) * len(arms) * len(recipe.seeds)
+        estimate["testing"] = tested * len(data.test) * probes["target"][1]
     seconds = sum(estimate.values())
     share = 100 * sizes[-1] / available
     lines = [

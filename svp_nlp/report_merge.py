@@ -53,7 +53,7 @@ def check_mergeable(runs: Sequence[Run]) -> None:
             )
     first = runs[0]
     for run in runs[1:]:
-        for what, keys in (("pool", ("fingerprint", "class_names")), ("test", ("path", "split", "rows"))):
+        for what, keys in (("pool", ("fingerprint", "class_names")), ("test", ("fingerprint", "rows"))):
             for key in keys:
                 a, b = (first.get(what) or {}).get(key), (run.get(what) or {}).get(key)
                 if a != b:

@@ -29,6 +29,8 @@ def collect(run_dir: str | Path) -> dict[str, Any]:
         RunError: no arm of it is finished yet.
     """
     run_dir = _run_directory(run_dir)
+    if "mode" not in read_json(run_dir / RECIPE_FILE):
+        raise RecipeError(f"{run_dir} was made from Python; a report needs a run that a recipe made")
     if not (run_dir / RESULTS_FILE).exists():
         raise RunError(f"{run_dir} has no finished arm yet; `svp status {run_dir}` tells how far it is")
     results: dict[str, Any] = read_json(run_dir / RESULTS_FILE)
@@ -39,8 +41,8 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
     """How far a run is.
 
     Returns:
-        `state` (done, running, interrupted), `rounds` (seed, arm, round, strategy, labeled_size, picked, fingerprint of
-        the selection), `targets` (seed, arm, labeled_size, metrics).
+        `state` (done, running, interrupted; workspace: made from Python), `rounds` (seed, arm, round, strategy,
+        labeled_size, picked, fingerprint of the selection), `targets` (seed, arm, labeled_size, metrics).
     Raises:
         RecipeError: not a run directory.
     """
@@ -66,9 +68,16 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
         elif parts[-2] == "metrics":
             size = int(parts[2].split("-")[1])
             targets.append({"seed": seed, "arm": arm, "labeled_size": size, **step["output"]["metrics"]})
-    done = (run_dir / RESULTS_FILE).exists() and read_json(run_dir / RESULTS_FILE).get("finished", False)
-    state = "done" if done else "running" if _is_locked(run_dir) else "interrupted"
+    if "mode" not in read_json(run_dir / RECIPE_FILE):
+        state = "workspace"  # made from Python: only its owner knows what is still to come
+    else:
+        state = "done" if is_finished(run_dir) else "running" if _is_locked(run_dir) else "interrupted"
     return {"run_dir": str(run_dir), "state": state, "rounds": rounds, "targets": targets}
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether a recipe was done to its end."""
+    return (run_dir / RESULTS_FILE).exists() and bool(read_json(run_dir / RESULTS_FILE).get("finished", False))
 
 
 def _run_directory(run_dir: str | Path) -> Path:

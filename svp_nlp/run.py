@@ -28,13 +28,14 @@ from typing import Any
 
 import filelock
 
-from svp_nlp.errors import Interrupted, RunError
+from svp_nlp.errors import Interrupted, RunError, RunRefused
 from svp_nlp.files import append_line, read_json, remove_leftovers, sha256_file, sha256_files, write_json, write_text
 
 log = logging.getLogger(__name__)
 
 STEP_FILE = "step.json"
 RECIPE_FILE = "recipe.resolved.json"
+ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
 _OWNER_FILE = ".lock-owner.json"
 _LIBRARIES = (
@@ -121,19 +122,20 @@ class Run:
             return Step(path, finished["output"], finished["seconds"], skipped=True)
         if self.stop_requested():
             raise Interrupted(f"stopped before {name}; the same command goes on from here")
-        path.mkdir(parents=True, exist_ok=True)
-        started = time.perf_counter()
-        output = dict(do(path))
-        seconds = float(output.pop("seconds", time.perf_counter() - started))
-        record = {
-            "name": name,
-            "finished": now(),
-            "seconds": seconds,
-            "inputs": inputs,
-            "output": output,
-            "files": sha256_files(path),
-        }
-        write_json(path / STEP_FILE, record)
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            started = time.perf_counter()
+            output = dict(do(path))
+            seconds = float(output.pop("seconds", time.perf_counter() - started))
+            record = {
+                "name": name,
+                "finished": now(),
+                "seconds": seconds,
+                "inputs": inputs,
+                "output": output,
+                "files": sha256_files(path),
+            }
+            write_json(path / STEP_FILE, record)
         return Step(path, read_json(path / STEP_FILE)["output"], seconds, skipped=False)
 
     def _finished(self, path: Path, name: str) -> dict[str, Any] | None:
@@ -179,40 +181,49 @@ def open_run(
         recipe_text: kept beside it for people.
         differences: says in words what differs between two resolved recipes.
     Raises:
-        RunError: another process works on it, it belongs to another recipe, or it is not a run directory.
+        RunRefused: another process works on it, it belongs to another recipe, or it is not a run directory.
+        RunError: it cannot be written.
     """
     directory = Path(directory)
     if directory.is_dir() and not (directory / RECIPE_FILE).exists() and _foreign(directory):
-        raise RunError(f"{directory} is not empty and not a run directory; name another with --run-dir")
-    try:
+        raise RunRefused(f"{directory} is not empty and not a run directory; name another with --run-dir")
+    if directory.exists() and not directory.is_dir():
+        raise RunRefused(f"{directory} is a file; name a directory with --run-dir")
+    with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(directory / LOCK_FILE)
-        with _locked(lock, directory):
-            remove_leftovers(directory)
-            if (directory / RECIPE_FILE).exists():
-                changed = differences(read_json(directory / RECIPE_FILE), json.loads(json.dumps(recipe)))
-                if changed:
-                    raise RunError(
-                        f"{directory} was started with another recipe: {'; '.join(changed)}; "
-                        "use a new --run-dir, or restore the recipe"
-                    )
-                _warn_of_upgrades(directory)
-            else:
+    with _locked(filelock.FileLock(directory / LOCK_FILE), directory):
+        remove_leftovers(directory)
+        if (directory / RECIPE_FILE).exists():
+            changed = differences(read_json(directory / RECIPE_FILE), json.loads(json.dumps(recipe)))
+            if changed:
+                raise RunRefused(
+                    f"{directory} was started with another recipe: {'; '.join(changed)}; "
+                    "use a new --run-dir, or restore the recipe"
+                )
+            _warn_of_upgrades(directory)
+        else:
+            with disk_errors(directory):
                 write_text(directory / "recipe.yaml", recipe_text)
-                write_json(directory / "environment.json", {"versions": library_versions(), "machine": machine()})
+                environment = {"created": now(), "versions": library_versions(), "machine": machine()}
+                write_json(directory / ENVIRONMENT_FILE, environment)
                 write_json(directory / RECIPE_FILE, recipe)
-            yield Run(directory, stop_requested)
+        yield Run(directory, stop_requested)
+
+
+@contextlib.contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """A full or failing disk as a RunError that says what to do."""
+    try:
+        yield
     except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
         raise RunError(
-            f"{error.filename or directory}: {error.strerror}; nothing that was finished is lost: "
+            f"{error.filename or directory}: {error.strerror or error}; what was finished is kept: "
             "mend that and run the same command again"
         ) from error
 
 
 def _foreign(directory: Path) -> bool:
-    ours = {LOCK_FILE, _OWNER_FILE, "recipe.yaml", "environment.json"}
+    ours = {LOCK_FILE, _OWNER_FILE, "recipe.yaml", ENVIRONMENT_FILE}
     return any(p.name not in ours and not p.name.startswith(".tmp-") for p in directory.iterdir())
 
 
@@ -224,7 +235,7 @@ def _locked(lock: filelock.BaseFileLock, directory: Path) -> Iterator[None]:
         owner: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             owner = json.loads((directory / _OWNER_FILE).read_bytes())
-        raise RunError(
+        raise RunRefused(
             f"{directory} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')} "
             f"since {owner.get('since', '?')}; wait for it, stop it, or use another --run-dir"
         ) from None
@@ -238,7 +249,7 @@ def _locked(lock: filelock.BaseFileLock, directory: Path) -> Iterator[None]:
 
 
 def _warn_of_upgrades(directory: Path) -> None:
-    before, after = read_json(directory / "environment.json")["versions"], library_versions()
+    before, after = read_json(directory / ENVIRONMENT_FILE)["versions"], library_versions()
     changed = [f"{n} {before[n]} -> {after.get(n, 'none')}" for n in before if before[n] != after.get(n)]
     if changed:
         log.warning("this run was started with other library versions (%s); results may differ", ", ".join(changed))

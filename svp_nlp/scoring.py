@@ -26,7 +26,7 @@ from svp_nlp.store import SignalStore
 from svp_nlp.strategies import get_strategy
 
 log = logging.getLogger(__name__)
-_BATCHES_PER_SHARD = 16
+_BATCHES_PER_SHARD = 4  # what a process that is asked to stop still finishes
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -72,7 +72,6 @@ def score_shard(
     *,
     pool: Pool,
     predictor: Predictor,
-    stop_requested: Callable[[], bool] = lambda: False,
 ) -> dict[str, npt.NDArray[Any]]:
     """Signals of one shard.
 
@@ -80,13 +79,10 @@ def score_shard(
         name -> array [rows of the shard, ...], float32.
     Raises:
         SignalError: the predictor gave NaN or no probabilities; names the first position.
-        Interrupted: the process was asked to stop; the shard is lost, those before it are stored.
     """
     signals: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in task.signal_names}
     start = shard.start
     for batch in pool.batches(shard, task.rows_per_batch):
-        if stop_requested():
-            raise Interrupted(f"stopped while scoring rows {shard.start:,} to {shard.stop:,}")
         prediction = predictor.predict(batch, embeddings="embeddings" in task.keep)
         try:
             check_probs(prediction.probs_BC)
@@ -110,7 +106,11 @@ def score_shards(
     *,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Score shards one after the other and store each durably; what one worker of any engine does."""
+    """Score shards one after the other and store each durably; what one worker of any engine does.
+
+    Raises:
+        Interrupted: the process was asked to stop; the shards before are stored.
+    """
     if not shards:
         return
     pool, predictor, store = task.pool_ref.open(), load_predictor(task.predictor_dir), task.store()
@@ -119,7 +119,7 @@ def score_shards(
         if stop_requested():
             raise Interrupted(f"stopped before scoring rows {shard.start:,} to {shard.stop:,}")
         started = time.perf_counter()
-        columns = score_shard(task, shard, pool=pool, predictor=predictor, stop_requested=stop_requested)
+        columns = score_shard(task, shard, pool=pool, predictor=predictor)
         seconds = time.perf_counter() - started
         store.write(shard, seconds=seconds, **columns)
         if time.monotonic() - said > _SECONDS_BETWEEN_LINES:

@@ -131,6 +131,18 @@ class SignalStore:
             self._parts.rmdir()
         return manifest
 
+    def sealed(self) -> dict[str, Any] | None:
+        """The manifest, if all shards were joined under this key and no file was changed since."""
+        if not (self.directory / _MANIFEST).exists():
+            return None
+        manifest: dict[str, Any] = read_json(self.directory / _MANIFEST)
+        files = {name: entry["sha256"] for name, entry in manifest["signals"].items()}
+        whole = all(
+            (self.directory / f"{name}.npy").is_file() and sha256_file(self.directory / f"{name}.npy") == expected
+            for name, expected in files.items()
+        )
+        return manifest if whole and manifest["key"] == self.key else None
+
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """A sealed signal as a read-only memory map [N, ...].
 

@@ -4,7 +4,7 @@ Each step is written to the run directory when it is finished, so every function
 crash and goes on where it was.
 
     run/seed-0/start/{selection,labels}                             the random start set, shared by all arms
-    run/seed-0/start/proxy-0000001200-<options>/{model,signals}     a model lies beside its scores
+    run/seed-0/start/proxy-0000001200-<options>/{model,signals-margin}  a model lies beside its scores
     run/seed-0/proxy-margin/round-001/{selection,labels}
     run/seed-0/proxy-margin/target-0000006000-<options>/{model,metrics}
 """
@@ -12,6 +12,7 @@ crash and goes on where it was.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import shutil
 import time
@@ -22,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from svp_nlp.arrays import BoolN, fingerprint_array, keyed_hash
+from svp_nlp.arrays import BoolN, fingerprint_array, fingerprint_json, keyed_hash
 from svp_nlp.engines import Engine, LocalEngine
 from svp_nlp.errors import LabelError, WaitingForLabels
-from svp_nlp.files import atomic_directory
+from svp_nlp.files import atomic_directory, read_json
 from svp_nlp.labels import LabelSet
-from svp_nlp.models import make_learner
+from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import Event, FitContext, Labeled, Learner
 from svp_nlp.oracles.base import Oracle
 from svp_nlp.pool import Pool
@@ -39,7 +40,8 @@ from svp_nlp.strategies import Picks, get_strategy, select, top_k
 
 START = "start"  # directory of what all arms of a seed share in active learning
 FULL = "full"  # the same for core-set selection: models trained on all labels
-ROWS_PER_BATCH = 8192
+ROWS_PER_BATCH = 32_768
+_FIT_FILE = "fit.json"
 _SECONDS_BETWEEN_LINES = 10.0
 log = logging.getLogger(__name__)
 
@@ -145,9 +147,7 @@ def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, lab
     dev_input = None
     if uses_dev and workspace.dev is not None:
         dev = workspace.dev
-        dev_input = (
-            dev if isinstance(dev, float) else fingerprint_array(dev.positions_L) + fingerprint_array(dev.labels_L)
-        )
+        dev_input = dev if isinstance(dev, float) else dev.fingerprint
     inputs = {
         "learner": learner.spec.model_dump(mode="json"),
         "seed": workspace.seed,
@@ -157,9 +157,16 @@ def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, lab
         "dev": dev_input,
     }
 
-    def do(path: Path) -> Mapping[str, Any]:
-        checkpoints = path / "checkpoints"
+    # Beside the step, not in it: they are deleted only when the step is recorded.
+    checkpoints = workspace.run.directory / f"seed-{workspace.seed}" / name / "checkpoints"
 
+    def do(path: Path) -> Mapping[str, Any]:
+        key = fingerprint_json(inputs)
+        if (path / "weights" / _FIT_FILE).exists() and read_json(path / "weights" / _FIT_FILE)["inputs"] == key:
+            # Fitted and saved, but the process ended before the step was recorded.
+            predictor = load_predictor(path / "weights")
+            seconds = read_json(path / "weights" / _FIT_FILE)["seconds"]
+            return {"fingerprint": predictor.fingerprint, "report": predictor.report, "seconds": seconds}
         said = time.monotonic()
 
         def on_event(event: Event) -> None:
@@ -176,15 +183,16 @@ def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, lab
             learner.warm_up()
         started = time.perf_counter()
         predictor = learner.fit(workspace.labeled(train), dev=dev, seed=workspace.seed, context=context)
-        seconds = time.perf_counter() - started
+        # A training that was resumed counts the attempts before as well.
+        seconds = predictor.report.get("seconds", time.perf_counter() - started)
         with atomic_directory(path / "weights") as directory:
             predictor.save(directory)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        # A training that was resumed counts the attempts before as well.
-        seconds = predictor.report.get("seconds", seconds)
+            text = json.dumps({"inputs": key, "seconds": seconds})
+            (directory / _FIT_FILE).write_text(text, encoding="utf-8")
         return {"fingerprint": predictor.fingerprint, "report": predictor.report, "seconds": seconds}
 
     step = workspace.step(f"{name}/model", inputs, do)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     output = step.output
     return Fitted(step.path / "weights", output["fingerprint"], step.seconds, output["report"], learner, name)
 
@@ -193,19 +201,26 @@ def score(workspace: Workspace, fitted: Fitted, strategies: Sequence[str]) -> tu
     """Score the whole pool with a model, once; returns the signals and the seconds that it took."""
     chosen = [get_strategy(name) for name in strategies]
     pool = workspace.pool
+    pointwise = tuple(s.name for s in chosen if s.kind == "pointwise" and s.needs_model)
+    keep = tuple(sorted({signal for s in chosen if s.kind == "setwise" for signal in s.signals}))
+    # Other signals of the same model lie beside these, so that strategies can be compared in one workspace.
+    step_name = f"{fitted.name}/signals-{'-'.join([*pointwise, *keep])[:80]}"
     task = ScoreTask(
         pool_ref=pool.ref,
         predictor_dir=fitted.directory,
         predictor_fingerprint=fitted.fingerprint,
-        store_dir=workspace.run.directory / f"seed-{workspace.seed}" / fitted.name / "signals",
+        store_dir=workspace.run.directory / f"seed-{workspace.seed}" / step_name,
         num_rows=len(pool),
         rows_per_batch=getattr(fitted.learner, "rows_per_batch", ROWS_PER_BATCH),
-        strategies=tuple(s.name for s in chosen if s.kind == "pointwise" and s.needs_model),
-        keep=tuple(sorted({signal for s in chosen if s.kind == "setwise" for signal in s.signals})),
+        strategies=pointwise,
+        keep=keep,
     )
 
     def do(path: Path) -> Mapping[str, Any]:
         shards, store = task.shards(pool), task.store()
+        sealed = store.sealed()
+        if sealed is not None:  # the process ended between sealing and recording the step
+            return {"seconds": sealed["seconds"], "signals": sorted(task.signal_names)}
         left = store.missing(task.signal_names, shards)
         workspace.run.log_event({"event": "scoring", "step": fitted.name, "shards": len(shards), "to_do": len(left)})
         workspace.engine.map_shards(task, left, stop_requested=workspace.run.stop_requested)
@@ -213,7 +228,7 @@ def score(workspace: Workspace, fitted: Fitted, strategies: Sequence[str]) -> tu
         return {"seconds": manifest["seconds"], "signals": sorted(task.signal_names)}
 
     inputs = {"model": fitted.fingerprint, "pool": pool.fingerprint, "signals": sorted(task.signal_names)}
-    step = workspace.step(f"{fitted.name}/signals", inputs, do)
+    step = workspace.step(step_name, inputs, do)
     return task.store(), step.seconds
 
 
@@ -238,6 +253,7 @@ def rank(
         "seed": seed,
         "pool": pool.fingerprint,
         "labels": labels.fingerprint,
+        "available": fingerprint_array(np.packbits(workspace.available_N)),
         "model": None if fitted is None else fitted.fingerprint,
     }
 

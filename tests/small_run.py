@@ -44,7 +44,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
         elif step["name"].endswith("/model"):
             weights = [v for k, v in step["files"].items() if not k.endswith(".json")]
             found[step["name"]] = [step["output"]["fingerprint"], sorted(weights)]
-        elif step["name"].endswith("/signals"):
+        elif "/signals-" in step["name"]:
             found[step["name"]] = {k: v for k, v in step["files"].items() if k.endswith(".npy")}
         elif step["name"].endswith("/metrics") or step["name"].endswith("/labels"):
             found[step["name"]] = step["output"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -260,3 +261,64 @@ def test_events_are_logged_as_json_lines(toy, tmp_path):
     run_recipe(small_recipe(toy, target=VDCNN), tmp_path / "run", stop_requested=lambda: False)
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {e["event"] for e in events} >= {"epoch", "scoring"}
+
+
+def test_strategies_and_learners_can_be_compared_in_one_workspace(toy):
+    with open_workspace(toy) as work:
+        found = {}
+        for strategy in ("margin", "entropy", "least_confidence"):
+            *_, last = active_learning(work, learner=fasttext(), strategy=strategy, initial=20, labeled_sizes=[40])
+            *_, core = core_set(work, learner=fasttext(), strategy=strategy, labeled_sizes=[40])
+            found[strategy] = (last.selection.lineage.strategy, len(core.labels))
+        other = make_learner("fasttext", bucket=500, epochs=2, learning_rate=0.5)
+        list(active_learning(work, learner=other, strategy="margin", initial=20, labeled_sizes=[40], arm="other"))
+    assert found == {s: (s, 40) for s in ("margin", "entropy", "least_confidence")}
+
+
+def test_another_test_set_or_other_labels_on_the_same_directory_are_noticed(toy, tmp_path):
+    other = write_toy(tmp_path / "other", seed=9)
+    with open_workspace(toy, run_dir=tmp_path / "run") as work:
+        *_, last = active_learning(work, learner=fasttext(), strategy="random", initial=20, labeled_sizes=[40])
+        train_target(work, last.labels, learner=fasttext(), test=load_test(work, toy))
+        with pytest.raises(RunError, match=r"metrics was made with test ="):
+            train_target(work, last.labels, learner=fasttext(), test=load_test(work, other))
+        half = work.available_N.copy()
+        half[:100] = False
+        fewer = dataclasses.replace(work, available_N=half)
+        with pytest.raises(RunError, match=r"made with available ="):
+            list(active_learning(fewer, learner=fasttext(), strategy="random", initial=20, labeled_sizes=[40]))
+
+
+def test_what_was_trained_and_scored_is_not_done_again_when_only_the_record_was_missing(toy, tmp_path):
+    recipe = small_recipe(toy)
+    run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    expected = outcome(tmp_path / "run")
+    weights = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.safetensors")}
+    scores = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.npy")}
+    for step in (tmp_path / "run").rglob("step.json"):
+        if step.parent.name == "model" or step.parent.name.startswith("signals-"):
+            step.unlink()
+    run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    assert outcome(tmp_path / "run") == expected
+    assert {p: p.stat().st_mtime_ns for p in weights} == weights
+    assert {p: p.stat().st_mtime_ns for p in scores} == scores
+
+
+def test_a_strategy_of_random_exports_what_it_picked(toy, tmp_path):
+    recipe = small_recipe(toy, strategies=["random"])
+    result = run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    assert result["selected"].endswith("random/selected/dataset")
+    assert run_status(tmp_path / "run")["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategies": ["random"], "baselines": ["target_selects"]}, "a strategy other than random"),
+        ({"target": {**VDCNN, "training": {"early_stopping_patience": 2}}}, "needs a dev set"),
+        ({"target": FASTTEXT, "dev": 0.1}, "trains in epochs"),
+    ],
+)
+def test_options_that_would_do_nothing_or_fail_late_are_refused(toy, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        small_recipe(toy, **changes)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from svp_nlp.arrays import FloatNC, FloatND, IntK, fingerprint_json
+from svp_nlp.arrays import FloatNC, FloatND, IntK, fingerprint_array, fingerprint_json
 from svp_nlp.errors import Interrupted, ModelError
 from svp_nlp.files import sha256_file
 from svp_nlp.pool import TEXT as TEXT
@@ -106,6 +106,15 @@ class Labeled:
 
     def __len__(self) -> int:
         return len(self.labels_L)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of inputs, labels and class names; O(bytes of text)."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.rows.schema) as writer:
+            writer.write_table(self.rows.combine_chunks())
+        content = fingerprint_array(np.frombuffer(sink.getvalue(), np.uint8))
+        return fingerprint_json([content, fingerprint_array(self.labels_L), list(self.class_names)])
 
 
 @dataclass(frozen=True)
