@@ -219,7 +219,7 @@ def test_the_schema_is_one_json_object() -> None:
 
 def test_status_of_what_is_no_run_fails_in_one_line(tmp_path: Path) -> None:
     result = runner.invoke(app, ["status", str(tmp_path), "--format", "json"])
-    assert result.exit_code == errors.RunError.exit_code
+    assert result.exit_code == errors.RecipeError.exit_code
     assert "is not a run directory" in only_json(result.stdout)["error"]
 
 

@@ -51,7 +51,7 @@ def test_sigterm_ends_with_4_and_neither_it_nor_the_environment_changes_the_resu
     recipe = written(small_recipe(toy, target=target), tmp_path / "r.yaml")
     calm = svp("run", str(recipe), "--run-dir", str(tmp_path / "calm"), "--format", "json")
     first = svp(
-        *("run", str(recipe), "--run-dir", str(tmp_path / "stopped"), "--format", "json"),
+        *("run", str(recipe), "--run-dir", str(tmp_path / "stopped")),
         TZ="Asia/Kathmandu",
         LC_ALL="C",
         PYTHONHASHSEED="77",
@@ -61,7 +61,7 @@ def test_sigterm_ends_with_4_and_neither_it_nor_the_environment_changes_the_resu
     first.send_signal(signal.SIGTERM)
     output, messages = first.communicate(timeout=120)
     assert first.returncode == 4, messages
-    assert output == "" or json.loads(output)
+    assert output == ""
     assert "stopped during training" in messages
     assert "same command" in messages
     again = svp("run", str(recipe), "--run-dir", str(tmp_path / "stopped"), "--format", "json", PYTHONHASHSEED="5")
