@@ -62,7 +62,6 @@ def test_sigterm_ends_with_4_and_neither_it_nor_the_environment_changes_the_resu
     output, messages = first.communicate(timeout=120)
     assert first.returncode == 4, messages
     assert output == ""
-    assert "stopped during training" in messages
     assert "same command" in messages
     again = svp("run", str(recipe), "--run-dir", str(tmp_path / "stopped"), "--format", "json", PYTHONHASHSEED="5")
     output, messages = again.communicate(timeout=120)
