@@ -112,7 +112,7 @@ def task_of(pool, directory: Path):
     from svp_nlp.scoring import ScoreTask
 
     fingerprint = load_predictor(directory / "model").fingerprint
-    return ScoreTask(pool.ref, directory / "model", fingerprint, directory / "signals", len(pool), 8192, ("margin",))
+    return ScoreTask(pool.ref, directory / "model", fingerprint, directory / "signals", len(pool), 32_768, ("margin",))
 
 
 def score(directory: Path, rows: int) -> None:
