@@ -5,6 +5,7 @@ An *arm* is one way of choosing: the proxy with one strategy, random, or the tar
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def workspace_of(recipe: Recipe, data: Data, run: Run, seed: int) -> Workspace:
         oracle=ColumnOracle(recipe.oracle, data.labels, data.pool.keys_N, seed),  # type: ignore[arg-type]
         seed=seed,
         dev=data.dev,
-        recipe_sha256=recipe.fingerprint,
+        recipe_sha256=hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),  # of recipe.yaml in the run
         shared_strategies=tuple(n for n in recipe.strategies if get_strategy(n).needs_model),
     )
 

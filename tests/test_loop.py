@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -322,3 +323,10 @@ def test_a_strategy_of_random_exports_what_it_picked(toy, tmp_path):
 def test_options_that_would_do_nothing_or_fail_late_are_refused(toy, changes, message):
     with pytest.raises(RecipeError, match=message):
         small_recipe(toy, **changes)
+
+
+def test_the_lineage_names_the_recipe_file_of_the_run_by_its_hash(toy, tmp_path):
+    run_recipe(small_recipe(toy), tmp_path / "run", stop_requested=lambda: False)
+    (path,) = (tmp_path / "run").glob("seed-0/proxy-margin/round-001/selection/lineage.json")
+    expected = hashlib.sha256((tmp_path / "run" / "recipe.yaml").read_bytes()).hexdigest()
+    assert json.loads(path.read_text())["recipe_sha256"] == expected
