@@ -152,7 +152,10 @@ def run(
         directory = run_dir or default_run_directory(find_recipe(recipe))
         if dry_run:
             from svp_nlp.plan import plan
+            from svp_nlp.recipe import differences
+            from svp_nlp.run import check_directory
 
+            check_directory(directory, recipe=loaded.model_dump(mode="json"), differences=differences)
             _show(plan(loaded), output)
             return
         from svp_nlp.experiment import run_recipe

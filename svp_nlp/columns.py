@@ -15,6 +15,7 @@ from svp_nlp.arrays import IntN
 from svp_nlp.errors import LabelError
 
 _SHOWN = 10
+_LONGEST = 60  # characters of an offender that are shown
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ def _offenders(values: Sequence[Any], counts: Sequence[int], choices: Sequence[s
     shown = []
     for value, count in list(zip(values, counts, strict=True))[:_SHOWN]:
         text = str(value)
+        if len(text) > _LONGEST:
+            shown.append(f"{text[:_LONGEST]!r}... x {count:,}")
+            continue
         hint = closest(text, choices)
         if not hint and text.lstrip("-").isdigit() and 0 <= int(text) < len(choices):
             hint = f" (if it is the index of {choices[int(text)]!r}: labels are matched by name, write the name)"

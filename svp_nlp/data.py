@@ -71,11 +71,22 @@ def open_data(recipe: Recipe) -> Data:
     empty = [name for name, count in zip(labels.class_names, counts, strict=True) if count == 0]
     if empty:
         warnings.append(f"{len(empty):,} classes have no row in the pool: {', '.join(empty[:10])}")
+    initial = recipe.resolve_initial(int(available_N.sum()))
+    if 0 < initial < len(labels.class_names):
+        warnings.append(f"{initial:,} labels at the start for {len(labels.class_names):,} classes: some have none")
     test, test_info = None, None
     if recipe.test is not None:
         check_metrics(recipe.metrics, num_classes=len(labels.class_names))
         test_pool = pool_ref(recipe.test).open()
         test, left_out = labeled_rows(test_pool, recipe.test.label_column, labels.class_names)
+        absent = sorted(
+            set(range(len(labels.class_names)))
+            - set(np.unique(test.labels_L).tolist())
+            - set(np.flatnonzero(counts == 0).tolist())
+        )
+        if absent:
+            names = ", ".join(labels.class_names[label] for label in absent[:10])
+            warnings.append(f"{len(absent):,} classes of the pool are not in the test set: {names}")
         shared = overlap(pool, test_pool)
         if shared.count:
             shown = ", ".join(f"{row} = test {test_row}" for row, test_row in shared.first)

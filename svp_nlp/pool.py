@@ -257,8 +257,11 @@ class Pool:
         wanted = [*self.ref.columns, *([self.ref.id_column] if self.ref.id_column else [])]
         for name in wanted:
             if name not in schema.names:
+                only = schema.names[0] if len(schema.names) == 1 else ""
+                mark = next((mark for mark in ";|\t" if mark in only), None)
+                hint = f"; its one column holds {mark!r}: save it with commas between the columns" if mark else ""
                 raise PoolError(
-                    f"{self._where}: no column {name!r}{closest(name, schema.names)}; it has {self._columns}"
+                    f"{self._where}: no column {name!r}{closest(name, schema.names)}; it has {self._columns}{hint}"
                 )
             kind = schema.field(name).type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -53,9 +53,10 @@ def check_utf8(path: Path) -> None:
                 # `error.start` counts from the bytes that the decoder held back from the block before.
                 at = offset - held + error.start
                 lines += block[: max(0, error.start - held)].count(b"\n")
+                utf16 = at == 0 and block[:2] in (b"\xff\xfe", b"\xfe\xff")
                 raise PoolError(
                     f"{path}: not UTF-8 at byte {at:,} (line {lines:,}): {error.reason}; convert it first, for "
-                    f"example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
+                    f"example: iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8 {path.name} > utf8-{path.name}"
                 ) from None
             if not block:
                 return

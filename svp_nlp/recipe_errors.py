@@ -50,6 +50,14 @@ def _path_in_values(loc: Key, kind: str, values: Any) -> Key:
     return path
 
 
+_IN_YAML = {  # what pydantic calls by names of Python
+    "string_type": "a text; put it in quotes",
+    "tuple_type": "a list, for example [a, b]",
+    "model_type": "a section with keys of its own",
+    "dict_type": "a section with keys of its own",
+}
+
+
 def _message(detail: dict[str, Any], path: Key, root: type[BaseModel], values: Any) -> str:
     kind, text = detail["type"], str(detail["msg"])
     if kind == "extra_forbidden":
@@ -61,8 +69,8 @@ def _message(detail: dict[str, Any], path: Key, root: type[BaseModel], values: A
         return text
     if kind == "value_error":
         return text.removeprefix("Value error, ")
-    text = "a text; put it in quotes" if kind == "string_type" else text.removeprefix("Input should be ")
-    found = repr(detail["input"])
+    text = _IN_YAML.get(kind, text.removeprefix("Input should be "))
+    found = "null" if detail["input"] is None else repr(detail["input"])
     found = found if len(found) <= 60 else found[:57] + "..."
     hint = did_you_mean(detail["input"], _literals(detail)) if isinstance(detail["input"], str) else ""
     return f"found {found}; expected {text}{hint}"

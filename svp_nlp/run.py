@@ -165,6 +165,27 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
+def check_directory(
+    directory: Path, *, recipe: Mapping[str, Any], differences: Callable[[Any, Any], list[str]]
+) -> None:
+    """Refuse a directory that cannot take this recipe; writes nothing, so `--dry-run` asks it too.
+
+    Raises:
+        RunRefused: it is a file, holds other things, or belongs to another recipe; names the keys that differ.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise RunRefused(f"{directory} is a file; name a directory with --run-dir")
+    if (directory / RECIPE_FILE).exists():
+        changed = differences(read_json(directory / RECIPE_FILE), json.loads(json.dumps(recipe)))
+        if changed:
+            raise RunRefused(
+                f"{directory} was started with another recipe: {'; '.join(changed)}; "
+                "use a new --run-dir, or restore the recipe"
+            )
+    elif directory.is_dir() and _foreign(directory):
+        raise RunRefused(f"{directory} is not empty and not a run directory; name another with --run-dir")
+
+
 @contextlib.contextmanager
 def open_run(
     directory: Path,
@@ -185,21 +206,14 @@ def open_run(
         RunError: it cannot be written.
     """
     directory = Path(directory)
-    if directory.is_dir() and not (directory / RECIPE_FILE).exists() and _foreign(directory):
-        raise RunRefused(f"{directory} is not empty and not a run directory; name another with --run-dir")
-    if directory.exists() and not directory.is_dir():
-        raise RunRefused(f"{directory} is a file; name a directory with --run-dir")
-    with disk_errors(directory):
+    check_directory(directory, recipe=recipe, differences=differences)
+    try:
         directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunRefused(f"{directory} cannot be made ({error.strerror}); name another with --run-dir") from None
     with _locked(filelock.FileLock(directory / LOCK_FILE), directory):
         remove_leftovers(directory)
         if (directory / RECIPE_FILE).exists():
-            changed = differences(read_json(directory / RECIPE_FILE), json.loads(json.dumps(recipe)))
-            if changed:
-                raise RunRefused(
-                    f"{directory} was started with another recipe: {'; '.join(changed)}; "
-                    "use a new --run-dir, or restore the recipe"
-                )
             _warn_of_upgrades(directory)
         else:
             with disk_errors(directory):

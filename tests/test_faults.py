@@ -192,3 +192,28 @@ def test_an_empty_pool_and_an_empty_text_column_are_said(tmp_path):
         assert len(messages.strip().splitlines()) == 1, messages
         assert "expected" in messages
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse_and_writes_nothing(tmp_path):
+    recipe = written(small_recipe(write_toy(tmp_path / "toy")), tmp_path / "r.yaml")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    for directory, expected in (("full", 2), ("new", 0)):
+        done = svp("run", str(recipe), "--run-dir", str(tmp_path / directory), "--dry-run")
+        output, messages = done.communicate(timeout=120)
+        assert done.returncode == expected, messages
+        assert ("nothing was written" in output) == (expected == 0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_too_few_start_labels_and_classes_that_are_not_tested_are_said(tmp_path):
+    texts, labels = toy_rows(90)
+    pq.write_table(table_of(texts, labels), tmp_path / "pool.parquet")
+    pq.write_table(table_of(["one text", "another text"], [0, 1]), tmp_path / "test.parquet")
+    recipe = small_recipe(
+        tmp_path / "pool.parquet", test={"path": str(tmp_path / "test.parquet"), "split": "train"}, initial=2
+    )
+    run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    warnings = " ".join(collect(tmp_path / "run")["warnings"])
+    assert "2 labels at the start for 4 classes" in warnings
+    assert "2 classes of the pool are not in the test set: class 2, class 3" in warnings

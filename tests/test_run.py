@@ -133,3 +133,11 @@ def test_leftovers_of_a_crash_are_removed_and_upgrades_are_said(tmp_path, caplog
         pass
     assert list((tmp_path / "seed-0").iterdir()) == []
     assert "numpy 0.1 ->" in caplog.text
+
+
+def test_a_directory_that_cannot_be_made_or_is_a_file_is_refused_before_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(RunError, match="with --run-dir") as caught, opened(path):
+            pass
+        assert caught.value.exit_code == 2
