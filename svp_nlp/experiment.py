@@ -85,8 +85,9 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
                 finished[arm] = _run_arm(workspace, recipe, data, arm=arm, sizes=sizes, results=results)
                 if arm.strategy in recipe.strategies and arm.selector != "target_selects":
                     selected.append(_export(workspace, recipe, arm, finished[arm]))
-                with disk_errors(run.directory):
-                    save_results(run.directory, results)
+                if not results["finished"]:  # read again, a finished run has nothing to gain from a part of itself
+                    with disk_errors(run.directory):
+                        save_results(run.directory, results)
             results["agreement"] += agreements(workspace, _twins(finished))
         results["finished"] = True
         with disk_errors(run.directory):

@@ -330,3 +330,24 @@ def test_the_lineage_names_the_recipe_file_of_the_run_by_its_hash(toy, tmp_path)
     (path,) = (tmp_path / "run").glob("seed-0/proxy-margin/round-001/selection/lineage.json")
     expected = hashlib.sha256((tmp_path / "run" / "recipe.yaml").read_bytes()).hexdigest()
     assert json.loads(path.read_text())["recipe_sha256"] == expected
+
+
+def test_a_finished_run_that_is_cut_short_when_called_again_keeps_its_whole_results(toy, tmp_path, monkeypatch):
+    from svp_nlp import experiment
+
+    recipe = small_recipe(toy, baselines=["random"])
+    run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    before = collect(tmp_path / "run")
+    run_arm, calls = experiment._run_arm, []
+
+    def cut_short(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run_arm(*args, **kwargs)
+
+    monkeypatch.setattr(experiment, "_run_arm", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    assert collect(tmp_path / "run") == before
+    assert run_status(tmp_path / "run")["state"] == "done"
