@@ -164,8 +164,7 @@ def core_set(
             signals=signals,
             parent=None,
         )
-        order = np.argsort(everything.positions_L)
-        at_K = order[np.searchsorted(everything.positions_L[order], selection.positions_K)]
+        at_K = np.searchsorted(everything.positions_L, selection.positions_K)  # in pool order, so sorted
         labels = LabelSet(everything.table.take(at_K))
         assert np.array_equal(labels.positions_L, selection.positions_K)
         yield Round(
