@@ -68,6 +68,10 @@ class ModelError(SVPError):
     """A model file is damaged, of an unknown format, or does not fit its data."""
 
 
+class EngineError(SVPError):
+    """Workers could not be started, died too often, or another process of the launch failed."""
+
+
 class WaitingForLabels(SVPError):
     """The run stands still until people have labelled; not a failure."""
 

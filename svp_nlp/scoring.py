@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from svp_nlp.arrays import check_probs, fingerprint_json
 from svp_nlp.errors import Interrupted, SignalError
 from svp_nlp.models import load_predictor
-from svp_nlp.models.base import Predictor
+from svp_nlp.models.base import FeaturePredictor, Prediction, Predictor
 from svp_nlp.pool import Pool, PoolRef, Shard
 from svp_nlp.store import SignalStore
 from svp_nlp.strategies import get_strategy
@@ -37,6 +37,7 @@ class ScoreTask:
     Args:
         strategies: names of pointwise strategies, each becomes a signal of its name.
         keep: of `probs` and `embeddings`, those to store as signals as well.
+        features_file: .npy [N, D] that the predictor's head reads in place of the texts; None: the texts.
     """
 
     pool_ref: PoolRef
@@ -47,6 +48,7 @@ class ScoreTask:
     rows_per_batch: int
     strategies: tuple[str, ...]
     keep: tuple[str, ...] = ()
+    features_file: Path | None = None
 
     @property
     def signal_names(self) -> tuple[str, ...]:
@@ -82,12 +84,13 @@ def score_shard(
     """
     signals: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in task.signal_names}
     start = shard.start
-    for batch in pool.batches(shard, task.rows_per_batch):
-        prediction = predictor.predict(batch, embeddings="embeddings" in task.keep)
-        try:
-            check_probs(prediction.probs_BC)
-        except SignalError as error:
-            raise SignalError(f"batch of rows {start:,} to {start + batch.num_rows:,}: {error}") from None
+    for prediction in _predictions(task, shard, pool=pool, predictor=predictor):
+        stop = start + len(prediction.probs_BC)
+        if task.strategies or "probs" in task.keep:  # an encoder alone gives none
+            try:
+                check_probs(prediction.probs_BC)
+            except SignalError as error:
+                raise SignalError(f"batch of rows {start:,} to {stop:,}: {error}") from None
         arrays = {"probs": prediction.probs_BC}
         for name in task.strategies:
             signals[name].append(get_strategy(name).scores(arrays, seed=0))
@@ -96,8 +99,19 @@ def score_shard(
         if "embeddings" in task.keep:
             assert prediction.embeddings_BD is not None
             signals["embeddings"].append(prediction.embeddings_BD)
-        start += batch.num_rows
+        start = stop
     return {name: np.concatenate(parts) for name, parts in signals.items()}
+
+
+def _predictions(task: ScoreTask, shard: Shard, *, pool: Pool, predictor: Predictor) -> Iterator[Prediction]:
+    if task.features_file is None:
+        for batch in pool.batches(shard, task.rows_per_batch):
+            yield predictor.predict(batch, embeddings="embeddings" in task.keep)
+        return
+    head = cast(FeaturePredictor, predictor)
+    features_ND = np.load(task.features_file, mmap_mode="r", allow_pickle=False)
+    for start in range(shard.start, shard.stop, task.rows_per_batch):
+        yield head.predict_features(features_ND[start : min(start + task.rows_per_batch, shard.stop)])
 
 
 def score_shards(

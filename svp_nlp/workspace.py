@@ -270,7 +270,7 @@ def rank(
             labeled_size=len(labels) + budget,
             parent=parent,
             proxy=None if fitted is None else fitted.lineage,
-            scoring={"dtype": "float32", "world_size": workspace.engine.world_size, "rows": len(pool)},
+            scoring={"dtype": "float32", "world_size": workspace.engine.workers, "rows": len(pool)},
             recipe_sha256=workspace.recipe_sha256,
             versions=library_versions(),
         )

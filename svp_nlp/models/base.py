@@ -17,6 +17,7 @@ from svp_nlp.arrays import FloatNC, FloatND, IntK, fingerprint_array, fingerprin
 from svp_nlp.errors import Interrupted, ModelError
 from svp_nlp.files import sha256_file
 from svp_nlp.pool import TEXT as TEXT
+from svp_nlp.pool import Pool
 
 CONFIG_FILE = "config.json"
 
@@ -72,6 +73,11 @@ class TrainingSpec(Spec):
     )
     checkpoint_every_s: Annotated[float, Field(ge=0)] = Field(
         default=300.0, description="seconds between checkpoints; 0 = after every optimiser step"
+    )
+    data_parallel: bool | None = Field(
+        default=None,
+        description="whether all processes of a launch share each batch; the weights then depend, in dropout and last "
+        "bits, on how many there are. null: targets yes, proxies no, so that selections do not",
     )
 
     @model_validator(mode="after")
@@ -138,11 +144,15 @@ def _ignore(event: Event) -> None:
 
 @dataclass(frozen=True)
 class FitContext:
-    """What a learner needs from its surroundings while it is fitted; none of it changes the result."""
+    """What a learner needs from its surroundings while it is fitted."""
 
     checkpoint_dir: Path | None = None  # None: nothing is written, an interrupted fit starts again
     on_event: Callable[[Event], None] = field(default=_ignore)  # one dict per epoch, JSON values only
     stop_requested: Callable[[], bool] = field(default=_never)  # asked between steps; True: checkpoint, Interrupted
+    data_parallel: bool = False  # all processes of the launch call `fit` and share each batch; False: only this one
+    pool: Pool | None = None  # for what is learned from unlabelled texts (a tokenizer); None: from the labelled rows
+    features_LD: FloatND | None = None  # of the rows, for a FeatureLearner; None: it computes them
+    encoder_dir: Path | None = None  # where a FeatureLearner's encoder was saved; None: made from its spec
 
     def raise_if_stopped(self, what: str) -> None:
         """Raises Interrupted when the process was asked to stop."""
@@ -165,7 +175,12 @@ class Predictor(Protocol):
 
 
 class Learner(Protocol):
-    """A kind of model with its options; proxy and target are roles of it."""
+    """A kind of model with its options; proxy and target are roles of it.
+
+    A learner may also have: `rows_per_batch` (int: rows given to `predict` at once when a pool is scored), `warm_up()`
+    (compiles; its time is not counted), `scoring_dtype` (str, written in the lineage; float32 when absent). One whose
+    spec has `training` is given a dev set, and may be fitted by several processes together (FitContext.data_parallel).
+    """
 
     spec: LearnerSpec
     reproducible: bool  # False: the same seed may give other weights; the lineage says so
@@ -175,6 +190,29 @@ class Learner(Protocol):
 
     def load(self, directory: Path) -> Predictor:
         """Load what Predictor.save wrote."""
+
+
+class FeaturePredictor(Predictor, Protocol):
+    """A predictor whose head works on stored features."""
+
+    def predict_features(self, features_BD: FloatND) -> Prediction:
+        """As `predict`, from what the encoder gave for these rows."""
+
+
+class FeatureLearner(Learner, Protocol):
+    """A learner that is all frozen encoder but for a small head: a pool is encoded once and its features are kept."""
+
+    refresh_at: int | None  # labelled size at which the encoder is fine-tuned, once; None: never
+
+    def encoder(self, tuned: Path | None = None) -> Predictor:
+        """The frozen part: `predict(batch, embeddings=True)` gives features and probabilities [B, 0].
+
+        Args:
+            tuned: directory of the fine-tuned model whose encoder is to be used; None: the one that the spec names.
+        """
+
+    def tuner(self) -> Learner:
+        """The learner that fine-tunes the encoder on the first `refresh_at` labels."""
 
 
 def write_config(
