@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from svp_nlp.arrays import check_probs, fingerprint_json
-from svp_nlp.errors import Interrupted, SignalError
+from svp_nlp.errors import Interrupted, PoolError, SignalError
 from svp_nlp.models import load_predictor
 from svp_nlp.models.base import FeaturePredictor, Prediction, Predictor
 from svp_nlp.pool import Pool, PoolRef, Shard
@@ -114,28 +114,76 @@ def _predictions(task: ScoreTask, shard: Shard, *, pool: Pool, predictor: Predic
         yield head.predict_features(features_ND[start : min(start + task.rows_per_batch, shard.stop)])
 
 
+@dataclass(frozen=True)
+class OpenTask:
+    """A task with its pool and its predictor: what a worker opens once, while shards come and go."""
+
+    task: ScoreTask
+    pool: Pool
+    predictor: Predictor
+    store: SignalStore
+
+    def score(self, shard: Shard) -> float:
+        """Score a shard and store it durably; returns the seconds that the scoring took."""
+        started = time.perf_counter()
+        columns = score_shard(self.task, shard, pool=self.pool, predictor=self.predictor)
+        seconds = time.perf_counter() - started
+        self.store.write(shard, seconds=seconds, **columns)
+        return seconds
+
+
+def open_task(task: ScoreTask) -> OpenTask:
+    """Open what a task names, in the process that is going to score.
+
+    Raises:
+        PoolError: the pool cannot be opened, or has another number of rows here.
+        ModelError: the predictor is missing or damaged.
+    """
+    pool = task.pool_ref.open()
+    if len(pool) != task.num_rows:
+        raise PoolError(
+            f"{task.pool_ref.path} [{task.pool_ref.split}] has {len(pool):,} rows here, the run began with "
+            f"{task.num_rows:,}; every worker must see the same files"
+        )
+    return OpenTask(task, pool, load_predictor(task.predictor_dir), task.store())
+
+
+class Progress:
+    """Says how far a scoring is, every few seconds."""
+
+    def __init__(self, shards: int) -> None:
+        """`shards`: how many there are to score."""
+        self._shards, self._done, self._said = shards, 0, time.monotonic()
+
+    def add(self, shard: Shard) -> None:
+        """Count a shard that was scored."""
+        self._done += 1
+        if time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            log.info("    scored %d of %d shards, up to row %s", self._done, self._shards, f"{shard.stop:,}")
+
+
 def score_shards(
     task: ScoreTask,
     shards: list[Shard],
     *,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Score shards one after the other and store each durably; what one worker of any engine does.
+    """Score shards one after the other and store each durably.
 
     Raises:
         Interrupted: the process was asked to stop; the shards before are stored.
     """
     if not shards:
         return
-    pool, predictor, store = task.pool_ref.open(), load_predictor(task.predictor_dir), task.store()
-    said = time.monotonic()
-    for number, shard in enumerate(shards):
+    opened, progress = open_task(task), Progress(len(shards))
+    for shard in shards:
         if stop_requested():
-            raise Interrupted(f"stopped before scoring rows {shard.start:,} to {shard.stop:,}")
-        started = time.perf_counter()
-        columns = score_shard(task, shard, pool=pool, predictor=predictor)
-        seconds = time.perf_counter() - started
-        store.write(shard, seconds=seconds, **columns)
-        if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            log.info("    scored %d of %d shards, up to row %s", number + 1, len(shards), f"{shard.stop:,}")
+            raise stopped_before(shard)
+        opened.score(shard)
+        progress.add(shard)
+
+
+def stopped_before(shard: Shard) -> Interrupted:
+    """What is raised when the process was asked to stop and this shard was next."""
+    return Interrupted(f"stopped before scoring rows {shard.start:,} to {shard.stop:,}")
