@@ -102,7 +102,7 @@ def _share_out(workers: list[_Worker], shards: Sequence[Shard], *, stop_requeste
     to_do, alive, deaths, progress = deque(shards), list(workers), Counter[int](), Progress(len(shards))
     while to_do or any(worker.busy for worker in alive):
         if not alive:
-            left = f"{len(to_do)} of {len(shards)} shards are left, from {rows_of(to_do[0])} on"
+            left = f"{len(to_do)} of {len(shards)} shards are left, the next {rows_of(to_do[0])}"
             raise EngineError(f"all {len(workers)} workers have died; {left}: run the same command again")
         stopping = stop_requested()
         if stopping and not any(worker.busy for worker in alive):
@@ -121,7 +121,7 @@ def _share_out(workers: list[_Worker], shards: Sequence[Shard], *, stop_requeste
                 alive.remove(worker)
                 _bury(worker, deaths)
                 if worker.shard is not None:
-                    to_do.appendleft(worker.shard)
+                    to_do.append(worker.shard)  # last: if it is to blame, all else is stored by then
                 continue
             if kind == "error":
                 raise value
