@@ -55,6 +55,9 @@ class TrainingSpec(Spec):
         description="stages of constant learning rate; excludes num_train_epochs, learning_rate and lr_scheduler",
     )
     num_train_epochs: Annotated[int, Field(ge=1)] = 15
+    min_train_steps: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="epochs are added until there are so many optimiser steps; few labels need it"
+    )
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     lr_scheduler: Literal["constant", "linear", "cosine"] = "linear"
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -84,7 +87,7 @@ class TrainingSpec(Spec):
     def _schedule_or_scheduler(self) -> TrainingSpec:
         # A value that is the default is no clash: a dump holds all values and must be readable again.
         fields = type(self).model_fields
-        constant = ("num_train_epochs", "learning_rate", "lr_scheduler", "warmup_ratio")
+        constant = ("num_train_epochs", "min_train_steps", "learning_rate", "lr_scheduler", "warmup_ratio")
         clash = [name for name in constant if getattr(self, name) != fields[name].default]
         if self.schedule is not None and clash:
             raise ValueError(f"schedule excludes {', '.join(clash)}: give one or the other")
@@ -203,6 +206,7 @@ class FeatureLearner(Learner, Protocol):
     """A learner that is all frozen encoder but for a small head: a pool is encoded once and its features are kept."""
 
     refresh_at: int | None  # labelled size at which the encoder is fine-tuned, once; None: never
+    encoder_key: str  # hash of the options that decide what the encoder gives; needs no weights
 
     def encoder(self, tuned: Path | None = None) -> Predictor:
         """The frozen part: `predict(batch, embeddings=True)` gives features and probabilities [B, 0].

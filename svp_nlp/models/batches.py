@@ -45,14 +45,29 @@ def epoch_batches(
         for start in range(0, num_rows, block := batch_size * _BATCHES_PER_BLOCK):
             rows_K = order_N[start : start + block]
             order_N[start : start + block] = rows_K[np.argsort(lengths_N[rows_K], kind="stable")]
-    cuts = list(range(batch_size, num_rows, batch_size))
-    if cuts and batch_size > 1 and num_rows - cuts[-1] == 1:
-        cuts.pop()
+    cuts = batch_size * np.arange(1, count_batches(num_rows, batch_size))
     batches = np.split(order_N.astype(np.int64, copy=False), cuts)
     if lengths_N is not None:
         shuffled = np.argsort(keyed_hash(np.arange(len(batches)), seed, f"batches of epoch {epoch}"))
         batches = [batches[number] for number in shuffled]
     return batches
+
+
+def count_batches(num_rows: int, batch_size: int) -> int:
+    """How many batches, and optimiser steps, an epoch has; at least 1."""
+    whole, rest = divmod(num_rows, batch_size)
+    joins = rest == 1 and batch_size > 1
+    return max(1, whole + (rest > 0 and not joins))
+
+
+def planned_epochs(spec: TrainingSpec, steps_per_epoch: int) -> int:
+    """Epochs of a training that is not stopped early: those of the spec, or enough for `min_train_steps`."""
+    return max(spec.epochs, -(-(spec.min_train_steps or 0) // steps_per_epoch))
+
+
+def warmup_steps(spec: TrainingSpec, steps: int) -> int:
+    """How many of the steps of a training warm up."""
+    return 0 if spec.schedule is not None else int(spec.warmup_ratio * steps)
 
 
 def learning_rate(spec: TrainingSpec, *, step: int, steps_per_epoch: int) -> float:
@@ -69,8 +84,8 @@ def learning_rate(spec: TrainingSpec, *, step: int, steps_per_epoch: int) -> flo
                 return stage.learning_rate
             epoch -= stage.epochs
         raise AssertionError(f"step {step} is after the last stage")
-    total = spec.num_train_epochs * steps_per_epoch
-    warmup = int(spec.warmup_ratio * total)
+    total = planned_epochs(spec, steps_per_epoch) * steps_per_epoch
+    warmup = warmup_steps(spec, total)
     if step < warmup:
         return spec.learning_rate * (step + 1) / warmup
     done = (step - warmup) / (total - warmup)

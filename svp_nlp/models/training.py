@@ -10,11 +10,12 @@ used: they pad the last batch with rows from the start, and a resumed loader shi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from svp_nlp.arrays import IntK, fingerprint_array, fingerprint_json
 from svp_nlp.errors import CheckpointError, Interrupted, TrainingError
 from svp_nlp.models.base import Event, FitContext, TrainingSpec
-from svp_nlp.models.batches import Examples, epoch_batches, learning_rate
+from svp_nlp.models.batches import Examples, count_batches, epoch_batches, learning_rate, planned_epochs, warmup_steps
 from svp_nlp.models.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from svp_nlp.models.devices import device, make_accelerator, seeded
 from svp_nlp.models.prediction import predict
@@ -57,6 +58,9 @@ class TrainingResult:
     history: tuple[Event, ...]  # one event per epoch, over all attempts
     seconds: float  # training and dev evaluation over all attempts; not checkpoints, nor steps that were lost
     steps: int  # optimiser steps
+    epochs_planned: int  # num_train_epochs, or more for min_train_steps; early stopping may run fewer
+    steps_per_epoch: int
+    warmup_steps: int
 
     @property
     def report(self) -> Event:
@@ -75,6 +79,8 @@ def train(
     seed: int,
     context: FitContext,
     what: str = "target",
+    lr_scales: Mapping[str, float] | None = None,
+    compiled: bool = False,
 ) -> TrainingResult:
     """Train `model` in place; it ends in eval mode with the chosen weights, on `device()`.
 
@@ -91,8 +97,12 @@ def train(
         training: weight decay applies to all parameters under sgd, as the authors of SVP have it, and only to
             matrices (not to biases and norms) under adamw.
         seed: decides order, dropout and augmentation; torch's global generator is left as it was.
-        context: `checkpoint_dir` is left for the caller to delete once it has saved the model.
+        context: `checkpoint_dir` is left for the caller to delete once it has saved the model. Without
+            `data_parallel` this process trains alone, whatever else was launched, and calls no other.
         what: names the training in events and errors.
+        lr_scales: parameter name -> factor of its learning rate; 1 for those that are not named. Parameters that
+            require no gradient are not trained.
+        compiled: the training steps run through torch.compile, for any shapes; the dev evaluation does not.
     Raises:
         TrainingError: no row, bad labels, loss or weights not finite, out of memory, unusable precision or launcher.
         CheckpointError: the checkpoint belongs to another training, or cannot be written.
@@ -101,15 +111,18 @@ def train(
     _check(examples, labels_L, dev=dev, spec=training, what=what)
     accelerator = make_accelerator(training.mixed_precision)
     identity = _identity(model, examples, labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed)
-    wrapped = Wrapped(model)
-    forward = accelerator.prepare_model(wrapped)
-    optimizer: Any = make_optimizer(model, training)
+    processes = accelerator.num_processes if context.data_parallel else 1
+    wrapped = Wrapped(cast(nn.Module, torch.compile(model, dynamic=True)) if compiled else model)
+    forward = accelerator.prepare_model(wrapped, evaluation_mode=processes == 1)
+    optimizer: Any = make_optimizer(model, training, lr_scales=lr_scales)
     if accelerator.scaler is not None:  # without a scaler the wrapper only looks for packages, 0.5 ms a step
         optimizer = accelerator.prepare_optimizer(optimizer)
     fit = Fit(
         model=model, forward=forward, optimizer=optimizer, accelerator=accelerator, examples=examples,
         labels_L=labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed, context=context, what=what,
-        identity=identity, num_labels=int(labels_L.max()) + 1,
+        identity=identity, num_labels=int(labels_L.max()) + 1, processes=processes,
+        rank=accelerator.process_index if processes > 1 else 0,
+        steps_per_epoch=count_batches(len(labels_L), training.global_batch_size),
     )  # fmt: skip
     with seeded(seed):
         _resume(fit)
@@ -123,9 +136,12 @@ def train(
     model.eval()
     done = fit.progress
     best_epoch = done.best_epoch if dev is not None else done.epoch
+    epochs = planned_epochs(training, fit.steps_per_epoch)
     return TrainingResult(
-        epochs_run=done.epoch, best_epoch=best_epoch, history=tuple(done.history), seconds=done.seconds, steps=done.step
-    )
+        epochs_run=done.epoch, best_epoch=best_epoch, history=tuple(done.history), seconds=done.seconds,
+        steps=done.step, epochs_planned=epochs, steps_per_epoch=fit.steps_per_epoch,
+        warmup_steps=warmup_steps(training, epochs * fit.steps_per_epoch),
+    )  # fmt: skip
 
 
 def _check(examples: Examples, labels_L: Labels, *, dev: Dev | None, spec: TrainingSpec, what: str) -> None:
@@ -174,7 +190,7 @@ def _run(fit: Fit) -> None:
     num_rows = len(fit.labels_L)
     batch_size = min(spec.global_batch_size, num_rows)
     fit.saved_at, fit.saved_step = time.monotonic(), progress.step
-    while progress.epoch < spec.epochs and not _stopped_early(fit):
+    while progress.epoch < planned_epochs(spec, fit.steps_per_epoch) and not _stopped_early(fit):
         batches = epoch_batches(
             num_rows, seed=fit.seed, epoch=progress.epoch, batch_size=batch_size, lengths_N=fit.examples.lengths_N
         )
@@ -187,10 +203,11 @@ def _resume(fit: Fit) -> None:
     directory, accelerator = fit.context.checkpoint_dir, fit.accelerator
     if directory is None:
         return
-    with accelerator.main_process_first():  # the main process clears up what a crash left behind
+    # The main process clears up what a crash left behind.
+    with accelerator.main_process_first() if fit.processes > 1 else contextlib.nullcontext():
         loaded = load_checkpoint(directory, identity=fit.identity)
     step = -1 if loaded is None else loaded.step
-    if accelerator.num_processes > 1:
+    if fit.processes > 1:
         steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
         if len(set(steps)) > 1:
             raise CheckpointError(f"processes found different checkpoints in {directory} (steps {steps}); share it")
@@ -213,7 +230,7 @@ def _resume(fit: Fit) -> None:
 def _hardware(fit: Fit) -> dict[str, Any]:
     """What may change between attempts but for the last bits of the result."""
     accelerator = fit.accelerator
-    return {"device": accelerator.device.type, "processes": accelerator.num_processes, "torch": str(torch.__version__)}
+    return {"device": accelerator.device.type, "processes": fit.processes, "torch": str(torch.__version__)}
 
 
 def _stop_or_save(fit: Fit, *, check_every: int) -> None:
@@ -225,7 +242,7 @@ def _stop_or_save(fit: Fit, *, check_every: int) -> None:
     progress, accelerator, directory = fit.progress, fit.accelerator, fit.context.checkpoint_dir
     stop = fit.context.stop_requested()
     due = time.monotonic() - fit.saved_at >= fit.spec.checkpoint_every_s
-    if accelerator.num_processes > 1:
+    if fit.processes > 1:
         # All processes must agree, and agreeing costs a collective call.
         if progress.step % check_every:
             return
@@ -233,7 +250,7 @@ def _stop_or_save(fit: Fit, *, check_every: int) -> None:
         stop, due = (wish > 0 for wish in wishes.tolist())
     if directory is not None and (stop or due) and progress.step != fit.saved_step:
         check_losses(fit)
-        if accelerator.is_main_process:
+        if fit.rank == 0:
             tensors: dict[str, dict[str, Tensor]] = {
                 "model": fit.model.state_dict(),
                 "best": fit.best,
@@ -281,7 +298,7 @@ def _train_epoch(fit: Fit, batches: Sequence[IntK]) -> None:
 def _finish_epoch(fit: Fit) -> None:
     """Measure on dev, keep the weights if they are the best so far, tell what happened."""
     progress, num_rows = fit.progress, len(fit.labels_L)
-    if fit.accelerator.num_processes > 1:
+    if fit.processes > 1:
         for buffer in fit.model.buffers():
             buffer.copy_(broadcast(buffer))  # batch norm's running statistics differ between processes
     if not all(bool(torch.isfinite(value).all()) for value in fit.model.parameters()):
@@ -303,7 +320,7 @@ def _finish_epoch(fit: Fit) -> None:
         "loss": progress.loss_sum / num_rows,
         "train_accuracy": progress.correct / num_rows,
         "dev_accuracy": dev_accuracy,
-        "learning_rate": fit.optimizer.param_groups[0]["lr"],
+        "learning_rate": learning_rate(fit.spec, step=progress.step - 1, steps_per_epoch=fit.steps_per_epoch),
         "examples_per_second": num_rows / max(progress.epoch_seconds, 1e-9),
         "seconds": progress.epoch_seconds,
         "dev_seconds": dev_seconds,
@@ -311,5 +328,5 @@ def _finish_epoch(fit: Fit) -> None:
     progress.history.append(event)
     progress.seconds += progress.epoch_seconds + dev_seconds
     progress.step_in_epoch, progress.loss_sum, progress.correct, progress.epoch_seconds = 0, 0.0, 0, 0.0
-    if fit.accelerator.is_main_process:
+    if fit.rank == 0:
         fit.context.on_event(event)
