@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import time
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from svp_nlp.arrays import IntK
 from svp_nlp.data import Data, open_data
 from svp_nlp.experiment import arms_of
 from svp_nlp.models import make_learner
-from svp_nlp.models.base import FitContext, Labeled, LearnerSpec, Predictor
+from svp_nlp.models.base import LearnerSpec, TrainingSpec
+from svp_nlp.probe import Probe, probe
 from svp_nlp.recipe import Recipe
 from svp_nlp.strategies import get_strategy
 
-_PROBE_ROWS = 2000
-_PROBE_ROWS_OF_A_NETWORK = 48
+
+@dataclass(frozen=True)
+class Work:
+    """What one role has to do in a whole run; what arms share counts once."""
+
+    sizes: list[int]  # labelled size of each training
+    scored: int  # rows, over all models
+    encoded: int = 0  # rows of the pool that a frozen encoder reads, over all versions of it
+    tuned: tuple[int, ...] = ()  # labelled sizes at which an encoder is fine-tuned
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
     """Open and check all data, count the work, and time a small probe of each model. Writes nothing.
 
     Returns:
-        `lines` for people; `pool`, `test`, `sizes`, `target_sizes`, `arms`, `work` and `estimate` (seconds by stage).
+        `lines` for people; `pool`, `test`, `sizes`, `target_sizes`, `arms`, `work`, `tokens`, `probes` and `estimate`
+        (seconds by stage).
     Raises:
         SVPError: what a run would refuse.
     """
@@ -32,17 +41,21 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     sizes, initial = recipe.resolve_sizes(available), recipe.resolve_initial(available)
     target_sizes = recipe.resolve_target_sizes(available)
     arms = arms_of(recipe)
-    fits, scored = _count(recipe, data, sizes=sizes, initial=initial, target_sizes=target_sizes)
-    probes = {"proxy": _probe(recipe.proxy, data) if fits["proxy"] else (0.0, 0.0)}
-    if recipe.target is not None:
-        probes["target"] = _probe(recipe.target, data)
-    estimate = {f"{role} training": sum(fits[role]) * probes[role][0] for role in probes}
-    estimate |= {f"{role} scoring": scored[role] * probes[role][1] for role in probes}
+    work = _count(recipe, data, sizes=sizes, initial=initial, target_sizes=target_sizes)
+    specs = {"proxy": recipe.proxy, "target": recipe.target}
+    probes = {
+        role: probe(spec, data)
+        for role, spec in specs.items()
+        if spec is not None and (work[role].sizes or role == "target")
+    }
+    steps = {role: [_steps(specs[role], size, recipe.dev) for size in work[role].sizes] for role in probes}
+    estimate: dict[str, float] = {}
+    for role, measured in probes.items():
+        estimate |= _seconds(role, work[role], measured, steps=steps[role], dev=recipe.dev)
     if data.test is not None and recipe.target is not None:
         tested = len(target_sizes) * len(arms) * len(recipe.seeds)
-        estimate["testing"] = tested * len(data.test) * probes["target"][1]
+        estimate["testing"] = tested * len(data.test) * probes["target"].seconds_per_text
     seconds = sum(estimate.values())
-    share = 100 * sizes[-1] / available
     lines = [
         f"pool    {recipe.pool.path} [{recipe.pool.split}]: {len(data.pool):,} rows, {available:,} can be picked, "
         f"{len(data.class_names):,} classes",
@@ -51,13 +64,10 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         else "test    none: no target is trained",
         f"arms    {', '.join(arm.name for arm in arms)}; seeds {', '.join(map(str, recipe.seeds))}",
         f"labels  {f'{initial:,} at the start, then ' if initial else ''}{', '.join(f'{s:,}' for s in sizes)} "
-        f"({share:.3g} % of what can be picked)",
+        f"({100 * sizes[-1] / available:.3g} % of what can be picked)",
         *(f"note    {warning}" for warning in data.warnings),
         "",
-        *(
-            f"{role:<7} {len(fits[role]):,} trainings, {sum(fits[role]):,} labels in all; scores {scored[role]:,} rows"
-            for role in probes
-        ),
+        *(line for role in probes for line in _lines(role, work[role], probes[role], steps=steps[role])),
         f"cost    about {_duration(seconds)} on this machine, by a small probe: "
         + ", ".join(f"{stage} {_duration(s)}" for stage, s in estimate.items() if s),
         "nothing was written",
@@ -71,16 +81,27 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         "target_sizes": target_sizes,
         "arms": [arm.name for arm in arms],
         "work": {
-            role: {"trainings": len(fits[role]), "labels": sum(fits[role]), "scored": scored[role]} for role in fits
+            role: {
+                "trainings": len(done.sizes),
+                "labels": sum(done.sizes),
+                "scored": done.scored,
+                "encoded": done.encoded,
+                "optimizer_steps": sum(steps.get(role, [])),
+                "optimizer_steps_each": sorted(set(steps.get(role, []))),
+            }
+            for role, done in work.items()
+        },
+        "tokens": {role: measured.tokens for role, measured in probes.items() if measured.tokens},
+        "probes": {
+            role: {"steps": measured.steps, "seconds_per_step": measured.seconds_per_step}
+            for role, measured in probes.items()
         },
         "estimate": {**estimate, "seconds": seconds},
     }
 
 
-def _count(
-    recipe: Recipe, data: Data, *, sizes: list[int], initial: int, target_sizes: list[int]
-) -> tuple[dict[str, list[int]], dict[str, int]]:
-    """Labelled sizes of all trainings, and rows to score, by role; what arms share counts once."""
+def _count(recipe: Recipe, data: Data, *, sizes: list[int], initial: int, target_sizes: list[int]) -> dict[str, Work]:
+    """The work of each role, over all arms and seeds."""
     fits: dict[str, set[tuple[str, int]]] = {"proxy": set(), "target": set()}
     scored: dict[str, set[tuple[str, int]]] = {"proxy": set(), "target": set()}
     everything = int(np.count_nonzero(data.available_N))
@@ -94,36 +115,85 @@ def _count(
             fits[role] |= used
             scored[role] |= used
         fits["target"] |= {("start" if size == initial else arm.name, size) for size in target_sizes}
-    seeds = len(recipe.seeds)
-    return (
-        {role: [size for _, size in sorted(models)] * seeds for role, models in fits.items()},
-        {role: len(models) * len(data.pool) * seeds for role, models in scored.items()},
-    )
+    work = {}
+    for role, spec in (("proxy", recipe.proxy), ("target", recipe.target)):
+        encoded, tuned = _encodings(spec, fits[role], scored[role], data, seeds=len(recipe.seeds))
+        work[role] = Work(
+            sizes=[size for _, size in sorted(fits[role])] * len(recipe.seeds),
+            scored=len(scored[role]) * len(data.pool) * len(recipe.seeds),
+            encoded=encoded,
+            tuned=tuned,
+        )
+    return work
 
 
-def _probe(spec: LearnerSpec, data: Data) -> tuple[float, float]:
-    """Seconds to train one labelled row (all epochs), seconds to score one row, on this machine."""
+def _encodings(
+    spec: LearnerSpec | None, fits: set[tuple[str, int]], scored: set[tuple[str, int]], data: Data, *, seeds: int
+) -> tuple[int, tuple[int, ...]]:
+    """Rows that a frozen encoder reads, and the sizes at which it is fine-tuned: once for all, and once a refresh."""
+    learner = None if spec is None or not fits else make_learner(spec)
+    if not hasattr(learner, "encoder"):
+        return 0, ()
+    refresh_at = getattr(learner, "refresh_at", None)
+    refreshed = {place for place, size in fits if refresh_at is not None and size >= refresh_at}
+    versions = (1 if scored else 0) + len(refreshed & {place for place, _ in scored}) * seeds
+    return versions * len(data.pool), (refresh_at,) * (len(refreshed) * seeds) if refresh_at is not None else ()
+
+
+def _train_rows(size: int, dev: object) -> int:
+    """Labelled rows that are trained on: a dev share is held out of them."""
+    return max(1, round(size * (1 - dev))) if isinstance(dev, float) else size
+
+
+def _steps(spec: LearnerSpec | None, size: int, dev: object) -> int:
+    """Optimiser steps of one training; 0 for learners that have none."""
     training = getattr(spec, "training", None)
-    available = np.flatnonzero(data.available_N)
-    rows = min(_PROBE_ROWS if training is None else _PROBE_ROWS_OF_A_NETWORK, len(available))
-    epochs = 1
-    if training is not None:
-        epochs = training.epochs
-        changes = {"schedule": None, "num_train_epochs": 1, "early_stopping_patience": None, "global_batch_size": rows}
-        spec = spec.model_copy(update={"training": training.model_copy(update=changes)})
-    learner = make_learner(spec)
+    return 0 if training is None else optimizer_steps(training, _train_rows(size, dev))
 
-    def fit(positions: IntK) -> tuple[Predictor, Labeled, float]:
-        labels = data.labels.labels_N[positions].astype(np.int64)
-        labeled = Labeled(data.pool.take(positions), labels, positions, data.class_names)
-        started = time.perf_counter()
-        return learner.fit(labeled, dev=None, seed=0, context=FitContext()), labeled, time.perf_counter() - started
 
-    fit(available[:4])  # compiles and warms up
-    predictor, labeled, seconds = fit(available[:: max(1, len(available) // rows)][:rows])
-    started = time.perf_counter()
-    predictor.predict(labeled.rows)
-    return epochs * seconds / rows, (time.perf_counter() - started) / rows
+def optimizer_steps(training: TrainingSpec, rows: int) -> int:
+    """Optimiser steps of a training on so many rows, unless it stops early."""
+    per_epoch = math.ceil(rows / min(training.global_batch_size, rows))
+    if per_epoch > 1 and training.global_batch_size > 1 and rows % training.global_batch_size == 1:
+        per_epoch -= 1  # a last batch of one row joins the one before it
+    at_least = getattr(training, "min_train_steps", None) or 0
+    return per_epoch * max(training.epochs, math.ceil(at_least / per_epoch))
+
+
+def _seconds(role: str, work: Work, measured: Probe, *, steps: list[int], dev: object) -> dict[str, float]:
+    """Estimated seconds of a role by stage."""
+    rows = sum(_train_rows(size, dev) for size in work.sizes)
+    training = len(work.sizes) * measured.seconds_per_training + rows * measured.seconds_per_row
+    seconds = {f"{role} training": training + sum(steps) * measured.seconds_per_step}
+    tuner = measured.tuner
+    if tuner is not None and tuner.training is not None:
+        tuner_steps = sum(optimizer_steps(tuner.training, size) for size in work.tuned)
+        seconds[f"{role} refresh"] = tuner_steps * tuner.seconds_per_step
+    if work.encoded:
+        seconds[f"{role} encoding"] = work.encoded * measured.seconds_per_text
+    seconds[f"{role} scoring"] = work.scored * measured.seconds_per_scored_row
+    return seconds
+
+
+def _lines(role: str, work: Work, measured: Probe, *, steps: list[int]) -> list[str]:
+    parts = [f"{len(work.sizes):,} trainings, {sum(work.sizes):,} labels in all"]
+    if any(steps):
+        parts.append(f"{sum(steps):,} optimiser steps ({min(steps):,} to {max(steps):,} a training)")
+    if work.tuned:
+        parts.append(f"{len(work.tuned):,} fine-tunings of the encoder")
+    if work.encoded:
+        parts.append(f"encodes {work.encoded:,} rows")
+    lines = [f"{role:<7} {', '.join(parts)}; scores {work.scored:,} rows"]
+    if measured.tokens:
+        tokens = measured.tokens
+        lines.append(
+            f"tokens  {role}: mean {tokens['mean']:.0f}, p95 {tokens['p95']:.0f}, {100 * tokens['truncated']:.2g} % of "
+            f"{tokens['rows']:,} texts cut at {tokens['max_length']:,}"
+        )
+    if measured.steps:
+        timed = f"{measured.steps} steps of {measured.batch_size} rows, {_duration(measured.seconds_per_step)} each"
+        lines.append(f"probe   {role}: {timed}; scores {1 / max(measured.seconds_per_text, 1e-9):,.0f} rows/s")
+    return lines
 
 
 def _duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ import importlib.util
 import json
 import logging
 import math
+import operator
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -213,10 +214,16 @@ def _start(backend_name: str, directory: Path, *, name: str, config: Mapping[str
     backend.start()
     if run_id is None:  # once: MLflow refuses a parameter that has changed, TensorBoard writes another run each time
         backend.store_init_configuration(dict(config))
-        run = backend.tracker
-        ids = {"tensorboard": lambda: backend_name, "wandb": lambda: run.id, "mlflow": lambda: run.info.run_id}
-        write_json(directory / RUNS_FILE, {**known, backend_name: ids.get(backend_name, lambda: run.name)()})
+        write_json(directory / RUNS_FILE, {**known, backend_name: _run_id(backend_name, backend.tracker)})
     return backend
+
+
+def _run_id(backend_name: str, run: Any) -> str:
+    """What the backend finds a run by."""
+    if backend_name == "tensorboard":
+        return backend_name  # a folder
+    found = {"wandb": "id", "mlflow": "info.run_id", "trackio": "name"}[backend_name]
+    return str(operator.attrgetter(found)(run))
 
 
 class _PlainLogger(logging.LoggerAdapter[logging.Logger]):
