@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,11 +152,10 @@ def _steps(spec: LearnerSpec | None, size: int, dev: object) -> int:
 
 def optimizer_steps(training: TrainingSpec, rows: int) -> int:
     """Optimiser steps of a training on so many rows, unless it stops early."""
-    per_epoch = math.ceil(rows / min(training.global_batch_size, rows))
-    if per_epoch > 1 and training.global_batch_size > 1 and rows % training.global_batch_size == 1:
-        per_epoch -= 1  # a last batch of one row joins the one before it
-    at_least = getattr(training, "min_train_steps", None) or 0
-    return per_epoch * max(training.epochs, math.ceil(at_least / per_epoch))
+    from svp_nlp.models.batches import count_batches, planned_epochs  # imports torch, which fastText does without
+
+    per_epoch = count_batches(rows, min(training.global_batch_size, rows))
+    return per_epoch * planned_epochs(training, per_epoch)
 
 
 def _seconds(role: str, work: Work, measured: Probe, *, steps: list[int], dev: object) -> dict[str, float]:

@@ -126,8 +126,7 @@ def _one_epoch(spec: LearnerSpec, *, batch_size: int) -> Learner:
         "early_stopping_patience": None,
         "global_batch_size": batch_size,
     }
-    known = {name: value for name, value in changes.items() if name in type(training).model_fields}
-    return make_learner(spec.model_copy(update={"training": training.model_copy(update=known)}))
+    return make_learner(spec.model_copy(update={"training": training.model_copy(update=changes)}))
 
 
 def _fit(learner: Learner, data: Data, rows: int) -> tuple[Labeled, Predictor, float, list[Event]]:
@@ -154,7 +153,7 @@ def _seconds_per_row(predict: Callable[[pa.Table], Any], rows: pa.Table) -> floa
     predict(first)  # warms up
     per_row = _seconds(predict, first) / max(first.num_rows, 1)
     more = rows.slice(0, int(min(rows.num_rows, _SCORING_SECONDS / max(per_row, 1e-9))))
-    return _seconds(predict, more) / more.num_rows if more.num_rows > first.num_rows else per_row
+    return _seconds(predict, more) / float(more.num_rows) if more.num_rows > first.num_rows else float(per_row)
 
 
 def _seconds(predict: Callable[[pa.Table], Any], rows: pa.Table) -> float:

@@ -36,7 +36,6 @@ def test_optimiser_steps_are_those_of_the_batches(rows: int, batch_size: int, ep
     assert optimizer_steps(training, rows) == epochs * len(batches)
 
 
-@pytest.mark.skipif("min_train_steps" not in TrainingSpec.model_fields, reason="no such option")
 def test_epochs_are_added_until_there_are_enough_steps() -> None:
     training = TrainingSpec(global_batch_size=10, num_train_epochs=2, min_train_steps=35)
     assert optimizer_steps(training, 100) == 40
