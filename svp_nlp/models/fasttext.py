@@ -244,27 +244,22 @@ def check_arrays(predictor: FastTextPredictor, where: str) -> None:
     Raises:
         ModelError: says which arrays.
     """
-    f, shape = predictor.features, predictor.input_RD.shape
-    ids, offsets = f.bucket_ids, f.word_offsets
-    problem = ""
-    if [a.dtype for a in (f.words, offsets, ids)] != [np.uint8, np.int64, np.int64]:
-        problem = "words, word_offsets or bucket_ids have a wrong type"
-    elif len(offsets) != len(f.word_counts) + 1 or offsets[0] != 0 or offsets[-1] != len(f.words):
-        problem = "word_offsets do not cover the words"
-    elif (np.diff(offsets) < 0).any():
-        problem = "word_offsets do not ascend"
-    elif len(ids) and (ids[0] < 0 or ids[-1] >= f.bucket or (np.diff(ids) <= 0).any()):
-        problem = f"bucket_ids do not ascend within 0 to {f.bucket:,}"
-    elif shape != (f.num_rows, predictor.spec.dim):
-        problem = f"input matrix has shape {list(shape)}, expected {[f.num_rows, predictor.spec.dim]}"
-    elif predictor.output_CD.shape != (len(predictor.class_names), predictor.spec.dim):
-        problem = f"output matrix has shape {list(predictor.output_CD.shape)} for {len(predictor.class_names)} classes"
-    elif predictor.input_RD.dtype != np.float32 or predictor.output_CD.dtype != np.float32:
-        problem = "matrices are not float32"
-    elif not (math.isfinite(predictor.input_RD.sum()) and math.isfinite(predictor.output_CD.sum())):
-        problem = "a matrix holds NaN or infinity"
+    problem = native.problem_of(predictor.features) or _misfit(predictor)
     if problem:
         raise ModelError(f"{where}: {problem}; the file was not written by svp_nlp or fastText: train it again")
+
+
+def _misfit(predictor: FastTextPredictor) -> str:
+    expected, shape = [predictor.features.num_rows, predictor.spec.dim], list(predictor.input_RD.shape)
+    if shape != expected:
+        return f"input matrix has shape {shape}, expected {expected}"
+    if predictor.output_CD.shape != (len(predictor.class_names), predictor.spec.dim):
+        return f"output matrix has shape {list(predictor.output_CD.shape)} for {len(predictor.class_names)} classes"
+    if predictor.input_RD.dtype != np.float32 or predictor.output_CD.dtype != np.float32:
+        return "matrices are not float32"
+    if not (math.isfinite(predictor.input_RD.sum()) and math.isfinite(predictor.output_CD.sum())):
+        return "a matrix holds NaN or infinity"
+    return ""
 
 
 spec_class = FastTextSpec

@@ -37,10 +37,10 @@ def texts_of(rows: pa.Table) -> pa.ChunkedArray:
         ModelError: there is none, or it does not hold texts.
     """
     if TEXT not in rows.column_names:
-        raise ModelError(f"fastText reads the column {TEXT!r}; found {rows.column_names}")
+        raise ModelError(f"the model reads the column {TEXT!r}; found {rows.column_names}")
     texts = rows.column(TEXT)
     if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        raise ModelError(f"column {TEXT!r} is of type {texts.type}; fastText expects string or large_string")
+        raise ModelError(f"column {TEXT!r} is of type {texts.type}; the model expects string or large_string")
     return texts
 
 
@@ -82,6 +82,22 @@ class Features:
         return (self.words, self.word_offsets, self.table_V), self.rank, self.bucket, self.word_ngrams
 
 
+def problem_of(features: Features) -> str:
+    """What the kernels, which have no bounds checks, would stumble over; empty when all is well."""
+    words, offsets, counts, ids = features.words, features.word_offsets, features.word_counts, features.bucket_ids
+    if [a.dtype for a in (words, offsets, counts, ids)] != [np.uint8, np.int64, np.int64, np.int64]:
+        return "words, word_offsets, word_counts or bucket_ids have a wrong type"
+    if [a.ndim for a in (words, offsets, counts, ids)] != [1, 1, 1, 1]:
+        return "words, word_offsets, word_counts or bucket_ids are not vectors"
+    if len(offsets) != len(counts) + 1 or offsets[0] != 0 or offsets[-1] != len(words):
+        return "word_offsets do not cover the words"
+    if (np.diff(offsets) < 0).any():
+        return "word_offsets do not ascend"
+    if len(ids) and (ids[0] < 0 or ids[-1] >= features.bucket or (np.diff(ids) <= 0).any()):
+        return f"bucket_ids do not ascend within 0 to {features.bucket:,}"
+    return ""
+
+
 def _word_table(words: Array, word_offsets: Array, *, room: int) -> Array:
     table_V = np.zeros((max(16, 1 << (2 * room).bit_length()), 2), dtype=np.uint64)
     kernels.fill_table(words, word_offsets, table_V)
@@ -115,7 +131,7 @@ def num_threads() -> int:
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """Consecutive rows of a column of texts."""
 
     start: int
@@ -128,14 +144,26 @@ class _Block:
         return normalize_buffers(self.data, self.offsets) if normalize == "svp" else (self.data, self.offsets)
 
 
-def _blocks(texts: pa.ChunkedArray) -> Iterator[_Block]:
+def _blocks(texts: pa.ChunkedArray) -> Iterator[Block]:
     row = 0
     for chunk in texts.chunks:
         data, offsets = text_buffers(chunk)
         for start in range(0, len(chunk), _ROWS_PER_BLOCK):
             part = offsets[start : start + _ROWS_PER_BLOCK + 1]
-            yield _Block(row, row + len(part) - 1, data, part)
+            yield Block(row, row + len(part) - 1, data, part)
             row += len(part) - 1
+
+
+def for_each_block(texts: pa.ChunkedArray, run: Callable[[Block], None]) -> None:
+    """Call `run` with each block of texts, on as many threads as `num_threads` says."""
+    blocks = list(_blocks(texts))
+    threads = min(num_threads(), len(blocks))
+    if threads <= 1:
+        for block in blocks:
+            run(block)
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix="score") as pool:
+            list(pool.map(run, blocks))
 
 
 def _gather_words(words: Array, offsets: Array, order: Array) -> tuple[Array, Array]:
@@ -185,13 +213,30 @@ def find_features(
     return Features(kept, kept_offsets, counts[order], bucket_ids, bucket, word_ngrams), num_ids
 
 
-def _ids_of(texts: pa.ChunkedArray, features: Features, num_ids: int, normalize: Normalization) -> tuple[Array, Array]:
+def ids_of(texts: pa.ChunkedArray, features: Features, num_ids: int, normalize: Normalization) -> tuple[Array, Array]:
+    """The features of texts as rows of the input matrix, one text after the other.
+
+    Args:
+        num_ids: upper bound of how many there are.
+    Returns:
+        ends, int64 [L], where text r ends, and ids, uint32 [num_ids + 1]; those from ends[-1] on mean nothing.
+    """
     ends, ids = np.empty(len(texts), dtype=np.int64), np.empty(num_ids + 1, dtype=np.uint32)
     place = 0
     for block in _blocks(texts):
         text = block.buffers(normalize)
         rows = slice(block.start, block.stop)
         place = kernels.feature_ids(text, features.lookup, ends[rows], ids, place, _scratch(text[1]))
+    return ends, ids
+
+
+def ids_of_block(block: Block, features: Features, normalize: Normalization) -> tuple[Array, Array]:
+    """As `ids_of`, of one block; called in the thread that needs it."""
+    text = block.buffers(normalize)
+    data_bytes, rows = int(text[1][-1] - text[1][0]), block.stop - block.start
+    ids = np.empty((data_bytes // 2 + 2 * rows) * features.word_ngrams + 1, dtype=np.uint32)  # as in _scratch
+    ends = np.empty(rows, dtype=np.int64)
+    kernels.feature_ids(text, features.lookup, ends, ids, 0, _scratch(text[1]))
     return ends, ids
 
 
@@ -232,7 +277,7 @@ def train(
     output_CD = np.zeros((num_classes, dim), dtype=np.float32)
     in_memory = num_ids <= _IDS_IN_MEMORY
     if in_memory:
-        ends, ids = _ids_of(texts, features, num_ids, normalize)
+        ends, ids = ids_of(texts, features, num_ids, normalize)
     on_epoch(0, math.nan)
     for epoch in range(epochs):
         order = np.argsort(keyed_hash(np.arange(size), seed, f"fasttext-epoch-{epoch}"))
@@ -242,7 +287,7 @@ def train(
             rows, labels = part, labels_L
             if not in_memory:
                 taken = texts.take(pa.array(part))
-                ends, ids = _ids_of(taken, features, _most_ids(taken, features.word_ngrams), normalize)
+                ends, ids = ids_of(taken, features, _most_ids(taken, features.word_ngrams), normalize)
                 rows, labels = np.arange(len(part)), labels_L[part]
             loss += kernels.train(
                 ends, ids, labels, rows, input_RD, output_CD, learning_rate, done + start, epochs * size
@@ -268,18 +313,11 @@ def score(
     hidden_BD = np.empty((len(texts), input_RD.shape[1]), dtype=np.float32)
     lookup = features.lookup  # built here, so that threads do not build it twice
 
-    def run(block: _Block) -> None:
+    def run(block: Block) -> None:
         text = block.buffers(normalize)
         rows, scratch = slice(block.start, block.stop), _scratch(text[1])
         ids = np.empty(len(scratch[0]) * features.word_ngrams + 1, dtype=np.uint32)
         kernels.score(text, lookup, input_RD, output_CD, probs_BC[rows], hidden_BD[rows], ids, scratch)
 
-    blocks = list(_blocks(texts))
-    threads = min(num_threads(), len(blocks))
-    if threads <= 1:
-        for block in blocks:
-            run(block)
-    else:
-        with ThreadPoolExecutor(threads, thread_name_prefix="fasttext") as pool:
-            list(pool.map(run, blocks))
+    for_each_block(texts, run)
     return probs_BC, hidden_BD

@@ -80,7 +80,7 @@ def test_features_are_those_of_fasttext(texts, word_ngrams, bucket):
     }
     assert features.word_counts.tolist() == sorted(features.word_counts.tolist(), reverse=True)
     assert features.bucket_ids.tolist() == sorted({b for row in expected_buckets for b in row})
-    text_ends, ids = native._ids_of(column(texts), features, num_ids, "none")
+    text_ends, ids = native.ids_of(column(texts), features, num_ids, "none")
     bucket_ids = features.bucket_ids.tolist()
     for r, text in enumerate(texts):
         row_ids = ids[text_ends[r - 1] if r else 0 : text_ends[r]].tolist()
@@ -105,7 +105,7 @@ def test_training_is_the_sgd_of_the_paper(texts, seed, dim, word_ngrams):
     rng = np.random.default_rng(seed)
     start_RD = rng.standard_normal((features.num_rows, dim)).astype(np.float32)
     start_CD = rng.standard_normal((3, dim)).astype(np.float32)
-    ends, ids = native._ids_of(column(texts), features, num_ids, "none")
+    ends, ids = native.ids_of(column(texts), features, num_ids, "none")
     order = rng.permutation(len(texts))
     input_RD, output_CD = start_RD.copy(), start_CD.copy()
     loss = kernels.train(ends, ids, labels_L, order, input_RD, output_CD, 0.3, 5, 50)
