@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LEARNERS = {
     "fasttext": "svp_nlp.models.fasttext",
+    "tfidf": "svp_nlp.models.tfidf",
     "vdcnn": "svp_nlp.models.vdcnn",
 }
 

@@ -16,6 +16,7 @@ from svp_nlp.models.base import FitContext, Labeled
 # kind -> options that make it small
 OPTIONS = {
     "fasttext": {"bucket": 1000, "epochs": 5, "learning_rate": 0.5},
+    "tfidf": {"bucket": 1000},
     "vdcnn": {
         "depth": 9,
         "lite": True,
