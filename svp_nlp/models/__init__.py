@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from svp_nlp.models.base import Learner, LearnerSpec, Predictor
 
 LEARNERS = {
+    "embedding": "svp_nlp.models.embedding",
     "fasttext": "svp_nlp.models.fasttext",
     "tfidf": "svp_nlp.models.tfidf",
+    "transformer": "svp_nlp.models.transformer",
     "vdcnn": "svp_nlp.models.vdcnn",
 }
 

@@ -208,11 +208,12 @@ class FeatureLearner(Learner, Protocol):
     refresh_at: int | None  # labelled size at which the encoder is fine-tuned, once; None: never
     encoder_key: str  # hash of the options that decide what the encoder gives; needs no weights
 
-    def encoder(self, tuned: Path | None = None) -> Predictor:
+    def encoder(self, tuned: Path | None = None, *, pool: Pool | None = None) -> Predictor:
         """The frozen part: `predict(batch, embeddings=True)` gives features and probabilities [B, 0].
 
         Args:
             tuned: directory of the fine-tuned model whose encoder is to be used; None: the one that the spec names.
+            pool: what a tokenizer is trained on, where the spec asks for random weights.
         """
 
     def tuner(self) -> Learner:

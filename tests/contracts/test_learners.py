@@ -15,8 +15,20 @@ from svp_nlp.models.base import FitContext, Labeled
 
 # kind -> options that make it small
 OPTIONS = {
+    "embedding": {
+        "config": {"model_type": "distilbert", "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64},
+        "vocab_size": 400,
+        "head": "mlp",  # a linear head does not depend on the seed
+        "hidden_size": 16,
+    },
     "fasttext": {"bucket": 1000, "epochs": 5, "learning_rate": 0.5},
     "tfidf": {"bucket": 1000},
+    "transformer": {
+        "config": {"model_type": "distilbert", "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64},
+        "vocab_size": 400,
+        "max_length": 32,
+        "training": {"num_train_epochs": 1},
+    },
     "vdcnn": {
         "depth": 9,
         "lite": True,
@@ -72,7 +84,7 @@ def test_a_saved_model_is_the_same_when_loaded_and_holds_no_pickle(kind, tmp_pat
     rows = labeled().rows
     np.testing.assert_array_equal(again.predict(rows).probs_BC, predictor.predict(rows).probs_BC)
     assert json.loads(json.dumps(again.report)) == json.loads(json.dumps(predictor.report))
-    assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors"}
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".json", ".safetensors"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
