@@ -1,0 +1,340 @@
+"""Any AutoModelForSequenceClassification of transformers as a learner: fine-tuned, scored, saved as transformers does.
+
+Letters in shapes: B batch, L tokens, C classes, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from svp_nlp.arrays import fingerprint_json
+from svp_nlp.errors import ModelError, TrainingError
+from svp_nlp.models import training
+from svp_nlp.models.base import (
+    CONFIG_FILE,
+    TEXT,
+    FitContext,
+    Labeled,
+    Prediction,
+    read_config,
+    write_config,
+)
+from svp_nlp.models.finetuning import FineTuningSpec, draw_head, fine_tune
+from svp_nlp.models.prediction import ScoringDtype, logits_of
+from svp_nlp.models.pretrained import (
+    PretrainedSpec,
+    build_config,
+    check_fits,
+    clear_loading_errors,
+    head_parameters,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolved_revision,
+    set_classifier_dropout,
+)
+from svp_nlp.models.tokens import TokenExamples, pool_tokenizer, token_examples, token_lengths
+
+log = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "model.safetensors"
+_ONE_FILE = "1000GB"
+_CLASSIFIER = "ForSequenceClassification"
+
+
+class TransformerSpec(PretrainedSpec):
+    """Options of a transformer."""
+
+    kind: Literal["transformer"] = "transformer"
+    max_length: Annotated[int, Field(ge=4, description="tokens kept of a text")] = 128
+    classifier_dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None, description="null: what the model says"
+    )
+    group_by_length: bool = Field(default=True, description="train on batches of like lengths: less padding")
+    layerwise_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="each layer learns at this factor of the rate of the layer above it"
+    )
+    head_first_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="epochs in which the head alone is trained, before everything is (LP-FT)"
+    )
+    head_learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="in head_first_epochs")
+    gradient_checkpointing: bool = Field(default=False, description="less memory, a third more time")
+    torch_compile: bool = Field(default=False, description="compile the training steps")
+    scoring_dtype: ScoringDtype = Field(default="float32", description="bfloat16: faster on most GPUs, not on CPUs")
+    training: FineTuningSpec = Field(default_factory=FineTuningSpec)
+
+    @property
+    def model_name(self) -> str:
+        """What the network is called in messages."""
+        return self.model_name_or_path or f"a {(self.config or {}).get('model_type')} from config"
+
+
+class _WithFeatures(nn.Module):
+    """A classifier that also gives, when asked, what its last layer reads."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        head = {name.rpartition(".")[0] for name in head_parameters(model)}
+        fitting = [m for name, m in model.named_modules() if name in head and isinstance(m, nn.Linear)]
+        fitting = [m for m in fitting if m.out_features == model.config.num_labels]
+        if not fitting:
+            raise ModelError(f"{type(model).__name__} has no linear last layer; use another model")
+        self.last = fitting[-1]
+
+    def forward(self, *, embeddings: bool = False, **inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits [B, C]; with `embeddings` also [B, D]."""
+        if not embeddings:
+            return logits_of(self.model(**inputs))
+        caught: list[Tensor] = []
+        hook = self.last.register_forward_pre_hook(lambda _module, arguments: caught.append(arguments[0]))
+        try:
+            logits_BC = logits_of(self.model(**inputs))
+        finally:
+            hook.remove()
+        features = caught[0]
+        if features.ndim == 3:  # decoders classify every token and take the last one of a text
+            last_B = inputs["attention_mask"].sum(1) - 1
+            features = features[torch.arange(len(features), device=features.device), last_B]
+        return logits_BC, features
+
+
+class TransformerPredictor:
+    """A fitted transformer."""
+
+    def __init__(
+        self, spec: TransformerSpec, model: Any, tokenizer: Any, class_names: tuple[str, ...], *, report: dict[str, Any]
+    ) -> None:
+        """`model` and `tokenizer` must not be changed afterwards."""
+        self.spec, self.class_names, self.report = spec, class_names, report
+        self._model, self._tokenizer = model.eval().requires_grad_(False), tokenizer
+        self._scorer = _WithFeatures(model).eval()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of spec, weights, tokenizer and class names; a second for 1 GB, so only when asked for."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return fingerprint_json([
+            self.spec.fingerprint, digest.hexdigest(), _tokenizer_fingerprint(self._tokenizer), list(self.class_names),
+        ])  # fmt: skip
+
+    def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
+        """Probabilities [B, C] and the input of the last layer [B, D], float32, in the order of `batch`.
+
+        Rows are computed in order of length, `eval_batch_size` at a time: about half the work of the given order. The
+        same batch gives the same bits; in another batch, a row may differ by 1e-6 (bfloat16: by 1e-2).
+        """
+        if batch.num_rows == 0:
+            width = self._scorer.last.in_features
+            empty = np.zeros((0, len(self.class_names)), np.float32)
+            return Prediction(empty, np.zeros((0, width), np.float32) if embeddings else None)
+        return training.predict(
+            self._scorer,
+            _examples(batch, self._tokenizer, self.spec),
+            batch_size=self.spec.training.eval_batch_size,
+            embeddings=embeddings,
+            group_by_length=True,
+            dtype=self.spec.scoring_dtype,
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write what `AutoModelForSequenceClassification.from_pretrained` and `pipeline` read, with our keys in it."""
+        self._model.save_pretrained(directory, max_shard_size=_ONE_FILE)
+        self._tokenizer.save_pretrained(directory)
+        theirs = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+        theirs.pop("_name_or_path", None)  # a folder of this machine, perhaps
+        write_config(
+            directory,
+            spec=self.spec,
+            class_names=self.class_names,
+            weights=WEIGHTS_FILE,
+            report=self.report,
+            **theirs,
+        )
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Of what it does, the vocabulary and some awkward text in tokens: its files differ between versions."""
+    probe = "Ünïcödé, CASE  and\tspaces\n1,234.5 <br> don't 中文 naïve"
+    return fingerprint_json([sorted(tokenizer.get_vocab().items()), tokenizer(probe)["input_ids"]])
+
+
+def _examples(rows: pa.Table, tokenizer: Any, spec: TransformerSpec, *, group_by_length: bool = True) -> TokenExamples:
+    wide = spec.torch_compile or training.device().type != "cpu"
+    return token_examples(
+        rows.column(TEXT),
+        tokenizer,
+        max_length=spec.max_length,
+        group_by_length=group_by_length,
+        pad_to_multiple_of=8 if wide else 1,
+    )
+
+
+class TransformerLearner:
+    """Fine-tunes a transformer with the shared training loop."""
+
+    reproducible = True
+    rows_per_batch = (
+        512  # when scoring: enough for batches of like lengths; a shard of four is a minute or two of a CPU
+    )
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        """The options; nothing is loaded yet."""
+        self.spec = spec
+
+    @property
+    def scoring_dtype(self) -> str:
+        """What `predict` computes in."""
+        return self.spec.scoring_dtype
+
+    def fit(self, train: Labeled, *, dev: Labeled | None, seed: int, context: FitContext) -> TransformerPredictor:
+        """Fine-tune from the pretrained weights, or train from random ones. Texts are tokenised once, not per epoch.
+
+        Raises:
+            ModelError: see `pretrained`; or the options do not fit the model.
+            TrainingError: see `training.train`; fewer than two classes.
+        """
+        spec, name = self.spec, self.spec.model_name
+        if len(train) == 0 or len(train.class_names) < 2:
+            raise TrainingError(
+                f"{name}: {len(train):,} labelled rows of {len(train.class_names)} classes; a classifier needs rows "
+                "and at least 2 classes: label some, or add a class"
+            )
+        model, tokenizer, revision = _network(spec, train, seed=seed, context=context)
+        result = self._train(model, tokenizer, train, dev=dev, seed=seed, context=context)
+        lengths = token_lengths(train.rows.column(TEXT), tokenizer, max_length=spec.max_length)
+        report = {
+            **result.report,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "model_revision": revision,
+            "tokens": dataclasses.asdict(lengths),
+        }
+        return TransformerPredictor(spec, model, tokenizer, train.class_names, report=report)
+
+    def _train(
+        self, model: Any, tokenizer: Any, train: Labeled, *, dev: Labeled | None, seed: int, context: FitContext
+    ) -> training.TrainingResult:
+        spec = self.spec
+        measured: training.Dev | None = None
+        if dev is not None:  # in order of length: less padding
+            order_N = np.argsort(pc.utf8_length(dev.rows.column(TEXT)).to_numpy(), kind="stable")
+            measured = _examples(dev.rows.take(order_N), tokenizer, spec), dev.labels_L[order_N]
+        if spec.gradient_checkpointing:
+            if not model.supports_gradient_checkpointing:
+                raise ModelError(f"{spec.model_name} has no gradient checkpointing; leave out gradient_checkpointing")
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        result = fine_tune(
+            model,
+            _examples(train.rows, tokenizer, spec, group_by_length=spec.group_by_length),
+            train,
+            dev=measured,
+            spec=spec.training,
+            seed=seed,
+            context=context,
+            what=spec.model_name,
+            layerwise_lr_decay=spec.layerwise_lr_decay,
+            head_first_epochs=spec.head_first_epochs,
+            head_learning_rate=spec.head_learning_rate,
+            compiled=spec.torch_compile,
+        )
+        if spec.gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+        return result
+
+    def load(self, directory: Path) -> TransformerPredictor:
+        """Load what `TransformerPredictor.save` wrote.
+
+        Raises:
+            ModelError: a file is missing, damaged, or of another model.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        saved = read_config(directory)
+        trust = {"trust_remote_code": self.spec.trust_remote_code}
+        config, tokenizer = load_config(str(directory), **trust), load_tokenizer(str(directory), **trust)
+        class_names = tuple(saved.get("class_names", ()))
+        if class_names != (found := _names(config)):
+            raise ModelError(
+                f"{directory / CONFIG_FILE}: class_names are {list(class_names)}, id2label says {list(found)}; the "
+                "file was changed: copy or train the model again"
+            )
+        for key in saved.keys() & {
+            "svp_kind",
+            "svp_format",
+            "spec",
+            "class_names",
+            "weights",
+            "weights_sha256",
+            "report",
+        }:
+            delattr(config, key)
+        model = load_model(AutoModelForSequenceClassification, str(directory), config=config, **trust)
+        model = model.to(training.device())
+        return TransformerPredictor(self.spec, model, tokenizer, class_names, report=dict(saved.get("report", {})))
+
+
+def _names(config: Any) -> tuple[str, ...]:
+    """Class names of a config, in order."""
+    return tuple(str(name) for _, name in sorted(config.id2label.items()))
+
+
+def _network(spec: TransformerSpec, train: Labeled, *, seed: int, context: FitContext) -> tuple[Any, Any, str | None]:
+    """The model to train, its tokenizer, and the commit that it came from."""
+    from transformers import AutoModelForSequenceClassification
+
+    name, revision, kept = spec.model_name, None, False
+    if spec.config is not None:
+        tokenizer = pool_tokenizer(
+            train.rows.column(TEXT), context.pool, vocab_size=spec.vocab_size, max_length=spec.max_length
+        )
+        config = build_config(spec.config, tokenizer)
+    else:
+        trust = {"trust_remote_code": spec.trust_remote_code}
+        config = load_config(name, revision=spec.revision, **trust)
+        revision = resolved_revision(config)
+        pinned = {"revision": revision or spec.revision, **trust}  # all files from one commit, even if a branch moves
+        tokenizer = load_tokenizer(name, **pinned)
+        has_head = any(str(a).endswith(_CLASSIFIER) for a in config.architectures or ())
+        kept = has_head and _names(config) == train.class_names
+        if has_head:
+            what = "is kept" if kept else "is replaced by a new one"
+            log.info("%s has a head for %s, which %s", name, ", ".join(_names(config)[:10]), what)
+    config.id2label = dict(enumerate(train.class_names))
+    config.label2id = {label: number for number, label in enumerate(train.class_names)}
+    config.problem_type = "single_label_classification"
+    config.pad_token_id = tokenizer.pad_token_id
+    config.use_cache = False  # for generating; decoders would keep keys and values of every batch
+    if spec.classifier_dropout is not None:
+        set_classifier_dropout(config, spec.classifier_dropout, name)
+    with training.seeded(seed):
+        if spec.config is not None:
+            with clear_loading_errors(name):
+                model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        else:
+            model = load_model(AutoModelForSequenceClassification, name, config=config, **pinned)
+            if not kept:
+                draw_head(model)
+    check_fits(model, tokenizer, max_length=spec.max_length, name=name)
+    tokenizer.model_max_length = spec.max_length  # so that users who truncate get the same probabilities
+    return model, tokenizer, revision
+
+
+spec_class = TransformerSpec
+learner_class: Callable[[TransformerSpec], TransformerLearner] = TransformerLearner
