@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +71,7 @@ def _probe_rows(learner: Learner, data: Data) -> Probe:
     _fit(learner, data, _WARM_UP_ROWS)
     labeled, predictor, seconds, _ = _fit(learner, data, _ROWS_WITHOUT_STEPS)
     per_text = _seconds_per_row(predictor.predict, labeled.rows)
-    return Probe(0.0, seconds / len(labeled), 0.0, per_text, per_text, tokens=_tokens(learner, predictor, data))
+    return Probe(0.0, seconds / len(labeled), 0.0, per_text, per_text, tokens=_tokens(predictor, data))
 
 
 def _probe_steps(spec: LearnerSpec, data: Data) -> Probe:
@@ -93,27 +95,28 @@ def _probe_steps(spec: LearnerSpec, data: Data) -> Probe:
         seconds_per_scored_row=per_text,
         steps=steps,
         batch_size=min(batch_size, len(labeled)),
-        tokens=_tokens(learner, predictor, data),
+        tokens=_tokens(predictor, data),
         training=training,
     )
 
 
 def _probe_features(learner: Any, data: Data) -> Probe:
     """A head on a frozen encoder: texts are encoded once, heads are fitted on what was stored."""
-    encoder = learner.encoder()
-    rows = _rows(data, _ROWS_SCORED_FIRST).rows
+    encoder = learner.encoder(pool=data.pool)
     per_text = _seconds_per_row(lambda batch: encoder.predict(batch, embeddings=True), _rows(data, TOKEN_ROWS).rows)
-    labeled = _rows(data, int(min(_ROWS_WITHOUT_STEPS, max(len(rows), _SCORING_SECONDS / per_text))))
+    labeled = _rows(data, int(min(_ROWS_WITHOUT_STEPS, max(_ROWS_SCORED_FIRST, _SCORING_SECONDS / per_text))))
     features_LD = encoder.predict(labeled.rows, embeddings=True).embeddings_BD
-    started = time.perf_counter()
-    predictor = learner.fit(labeled, dev=None, seed=0, context=FitContext(pool=data.pool, features_LD=features_LD))
-    per_row = (time.perf_counter() - started) / len(labeled)
-    started = time.perf_counter()
-    predictor.predict_features(features_LD)
-    per_scored_row = (time.perf_counter() - started) / len(labeled)
+    with tempfile.TemporaryDirectory() as directory:  # a head is fitted beside a saved encoder, as in a run
+        encoder.save(Path(directory))
+        context = FitContext(pool=data.pool, features_LD=features_LD, encoder_dir=Path(directory))
+        started = time.perf_counter()
+        predictor = learner.fit(labeled, dev=None, seed=0, context=context)
+        per_row = (time.perf_counter() - started) / len(labeled)
+        started = time.perf_counter()
+        predictor.predict_features(features_LD)
+        per_scored_row = (time.perf_counter() - started) / len(labeled)
     tuner = _probe_steps(learner.tuner().spec, data) if learner.refresh_at is not None else None
-    tokens = _tokens(learner, predictor, data)
-    return Probe(0.0, per_row, 0.0, per_text, per_scored_row, tokens=tokens, tuner=tuner)
+    return Probe(0.0, per_row, 0.0, per_text, per_scored_row, tokens=_tokens(encoder, data), tuner=tuner)
 
 
 def _one_epoch(spec: LearnerSpec, *, batch_size: int) -> Learner:
@@ -162,10 +165,9 @@ def _seconds(predict: Callable[[pa.Table], Any], rows: pa.Table) -> float:
     return time.perf_counter() - started
 
 
-def _tokens(learner: Learner, predictor: Predictor, data: Data) -> dict[str, float]:
-    """Token statistics of evenly spaced rows, where the learner can tell."""
-    describe = getattr(learner, "token_statistics", None)
-    if describe is None:
+def _tokens(predictor: Any, data: Data) -> dict[str, float]:
+    """Lengths of evenly spaced texts in tokens, where the model reads tokens."""
+    if not hasattr(predictor, "token_statistics"):
         return {}
     rows = _rows(data, TOKEN_ROWS).rows
-    return {**describe(rows, context=FitContext(pool=data.pool)), "rows": rows.num_rows}
+    return {**predictor.token_statistics(rows), "rows": rows.num_rows}

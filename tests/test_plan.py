@@ -93,15 +93,19 @@ class FeatureLearner:
         self.encoded: list[int] = []
         self.fitted_on: list[int] = []
 
-    def encoder(self) -> FeatureLearner:
+    def encoder(self, *, pool: Any) -> FeatureLearner:
+        assert len(pool) == 200
         return self
+
+    def save(self, directory: Path) -> None:
+        (directory / "encoder").write_text("weights")
 
     def predict(self, batch: Any, *, embeddings: bool = False) -> Prediction:
         self.encoded.append(batch.num_rows)
         return Prediction(np.zeros((batch.num_rows, 0), np.float32), np.ones((batch.num_rows, 3), np.float32))
 
     def fit(self, train: Any, *, dev: Any, seed: int, context: Any) -> FeatureLearner:
-        assert context.features_LD.shape == (len(train), 3)
+        assert context.features_LD.shape == (len(train), 3) and (context.encoder_dir / "encoder").exists()
         self.fitted_on.append(len(train))
         return self
 
@@ -113,8 +117,7 @@ class FeatureLearner:
 
         return make_learner("vdcnn", **{key: value for key, value in VDCNN.items() if key != "kind"})
 
-    def token_statistics(self, rows: Any, *, context: Any) -> dict[str, float]:
-        assert context.pool is not None
+    def token_statistics(self, rows: Any) -> dict[str, float]:
         return {"mean": 7.0, "p95": 11.0, "truncated": 0.25, "max_length": 16}
 
 

@@ -164,7 +164,11 @@ class FitContext:
 
 
 class Predictor(Protocol):
-    """A fitted learner."""
+    """A fitted learner.
+
+    One that reads tokens may also have `token_statistics(rows)`: mean, p95, truncated (share) and max_length, for what
+    a dry run says before any work.
+    """
 
     class_names: tuple[str, ...]
     fingerprint: str  # hash of spec, weights and class names

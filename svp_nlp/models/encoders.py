@@ -28,7 +28,8 @@ from svp_nlp.errors import ModelError
 from svp_nlp.files import sha256_file
 from svp_nlp.models import prediction, pretrained, training
 from svp_nlp.models.base import CONFIG_FILE, TEXT, LearnerSpec, Prediction, read_config, write_config
-from svp_nlp.models.tokens import token_examples
+from svp_nlp.models.prediction import ScoringDtype
+from svp_nlp.models.tokens import token_examples, token_lengths
 
 WEIGHTS_FILE = "model.safetensors"
 LONGEST = 256  # tokens read when neither the recipe nor the model says: sentence encoders are trained on so many
@@ -57,7 +58,7 @@ class EncoderOptions:
     max_length: int
     lower_case: bool
     batch_size: int
-    dtype: Literal["float32", "bfloat16"]
+    dtype: ScoringDtype
 
 
 def read_layout(name: str, *, revision: str | None = None) -> Layout:
@@ -151,8 +152,7 @@ class Encoder(nn.Module):
 
     def forward(self, *, attention_mask: Tensor, embeddings: bool = True, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """No logits [B, 0], and embeddings [B, D]."""
-        with torch.autocast(attention_mask.device.type, torch.bfloat16, enabled=self.options.dtype == "bfloat16"):
-            hidden_BLD = self.body(attention_mask=attention_mask, **inputs).last_hidden_state
+        hidden_BLD = self.body(attention_mask=attention_mask, **inputs).last_hidden_state
         embeddings_BD = pool_tokens(hidden_BLD, attention_mask, self.options.pooling)
         if self.options.normalize:
             embeddings_BD = functional.normalize(embeddings_BD, dim=1)
@@ -221,15 +221,22 @@ class EncoderPredictor:
             max_length=self.options.max_length,
         )
         part = prediction.predict(
-            self._network, examples, batch_size=self.options.batch_size, embeddings=True, group_by_length=True
-        )
+            self._network, examples, batch_size=self.options.batch_size, embeddings=True, group_by_length=True,
+            dtype=self.options.dtype,
+        )  # fmt: skip
         return Prediction(probs_BC, part.embeddings_BD)
+
+    def token_statistics(self, rows: pa.Table) -> dict[str, float]:
+        """Lengths of texts in tokens (`mean`, `p95`), and the share that is `truncated` at `max_length`."""
+        lengths = token_lengths(rows.column(TEXT), self.tokenizer, max_length=self.options.max_length)
+        return {**asdict(lengths), "max_length": self.options.max_length}
 
     def save(self, directory: Path) -> None:
         """Write model.safetensors, the tokenizer and config.json: a folder that `AutoModel` can load as well."""
         self._network.body.save_pretrained(directory, max_shard_size="1TB")  # type: ignore[operator]
         self.tokenizer.save_pretrained(directory)
         theirs = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+        theirs.pop("_name_or_path", None)  # a folder of this machine, perhaps
         beside = [path for path in sorted(directory.iterdir()) if path.name not in (CONFIG_FILE, WEIGHTS_FILE)]
         ours = {
             "report": self.report,
