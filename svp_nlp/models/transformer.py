@@ -154,6 +154,11 @@ class TransformerPredictor:
             dtype=self.spec.scoring_dtype,
         )
 
+    def token_statistics(self, rows: pa.Table) -> dict[str, float]:
+        """Lengths of texts in tokens (`mean`, `p95`), and the share that is `truncated` at `max_length`."""
+        lengths = token_lengths(rows.column(TEXT), self._tokenizer, max_length=self.spec.max_length)
+        return {**dataclasses.asdict(lengths), "max_length": self.spec.max_length}
+
     def save(self, directory: Path) -> None:
         """Write what `AutoModelForSequenceClassification.from_pretrained` and `pipeline` read, with our keys in it."""
         self._model.save_pretrained(directory, max_shard_size=_ONE_FILE)
