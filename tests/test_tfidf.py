@@ -134,6 +134,13 @@ def test_training_sets_that_say_little_give_probabilities(classifier, texts, lab
         assert (probs_BC[:, labels[0]] > 0.999).all()
 
 
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_a_class_for_every_row_is_no_reason_for_a_warning(classifier):
+    texts = [f"word{i} common" for i in range(30)]
+    predictor = fit(labeled(texts, list(range(30)), tuple(map(str, range(30)))), classifier=classifier)
+    assert predictor.predict(rows(texts)).probs_BC.argmax(axis=1).tolist() == list(range(30))
+
+
 def test_no_example_is_refused():
     with pytest.raises(TrainingError, match="label at least one"):
         fit(labeled([], []))

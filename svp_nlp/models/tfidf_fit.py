@@ -95,16 +95,21 @@ def fit_classifier(
     bias_C[classes] = 0
     if len(classes) == 1 or matrix_LW.shape[1] == 0:
         return coefficients_CW, bias_C, {}
-    if spec.classifier == "complement_nb":
-        from sklearn.naive_bayes import ComplementNB
-
-        found_CW, found_C = ComplementNB(alpha=spec.alpha).fit(matrix_LW, labels_L).feature_log_prob_, np.zeros(1)
-        report: dict[str, Any] = {}
-    else:
-        found_CW, found_C, report = _logistic_regression(spec, matrix_LW, labels_L)
+    with warnings.catch_warnings():
+        # Two labelled rows of different classes are a start, not the regression that scikit-learn takes them for.
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
+        fit = _complement_nb if spec.classifier == "complement_nb" else _logistic_regression
+        found_CW, found_C, report = fit(spec, matrix_LW, labels_L)
     coefficients_CW[classes] = found_CW - found_CW.mean(axis=0)
     bias_C[classes] = found_C - found_C.mean()
     return coefficients_CW, bias_C, report
+
+
+def _complement_nb(spec: TfidfSpec, matrix_LW: csr_matrix, labels_L: Array) -> tuple[Array, Array, dict[str, Any]]:
+    from sklearn.naive_bayes import ComplementNB
+
+    model = ComplementNB(alpha=spec.alpha).fit(matrix_LW, labels_L)
+    return model.feature_log_prob_, np.zeros(len(model.classes_)), {}
 
 
 def _logistic_regression(
@@ -114,9 +119,13 @@ def _logistic_regression(
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    with threadpool_limits(1), warnings.catch_warnings():  # one thread: sums, and so weights, depend on how many
+    # newton-cg: the same optimum as lbfgs to three more digits in a tenth of the time (6,000 texts of AG News, 130,000
+    # bigrams: 0.8 s against 9.5 s). In float64, for its line search fails on float32 gradients near the optimum.
+    # One thread: sums, and so weights, depend on how many.
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(C=spec.C, max_iter=500).fit(matrix_LW, labels_L)
+        model = LogisticRegression(C=spec.C, solver="newton-cg", tol=1e-6, max_iter=100)
+        model.fit(matrix_LW.astype(np.float64), labels_L)
     iterations = int(model.n_iter_.max())
     if iterations >= model.max_iter:
         log.warning("tfidf: logistic regression has not converged in %d iterations; a smaller C helps", iterations)
@@ -130,8 +139,10 @@ def cross_validated(spec: TfidfSpec, matrix_LW: csr_matrix, train: Labeled, *, s
     """The temperature under which the labels of held-out rows are most likely; 1 where too few rows tell.
 
     A held-out row loses the features that only held-out rows have, as a row of the pool loses those it alone has. Rows
-    whose class has no other example are left out.
-    Source: Guo et al. 2017, "On calibration of modern neural networks", section 4.2; there on a validation set.
+    whose class has no other example are left out. A label counts for 1 - 1/(rows + 2) only, lest rows that are all told
+    apart make every probability 0 or 1.
+    Source: Guo et al. 2017, "On calibration of modern neural networks", section 4.2, there on a validation set; Platt
+    1999, "Probabilistic outputs for support vector machines", section 2.2, for the labels.
     """
     from scipy.optimize import minimize_scalar
     from sklearn.preprocessing import normalize
@@ -156,11 +167,13 @@ def cross_validated(spec: TfidfSpec, matrix_LW: csr_matrix, train: Labeled, *, s
     if len(scores_LC) == 0:
         return 1.0
 
+    told_L = scores_LC[np.arange(len(truth_L)), truth_L] * (1 - 1 / (len(truth_L) + 2))  # scores are centred
+
     def loss(log_temperature: float) -> float:
         logits_LC = scores_LC / math.exp(log_temperature)
         most_L = logits_LC.max(axis=1)
         normaliser_L = most_L + np.log(np.exp(logits_LC - most_L[:, None]).sum(axis=1))
-        return float((normaliser_L - logits_LC[np.arange(len(truth_L)), truth_L]).mean())
+        return float((normaliser_L - told_L / math.exp(log_temperature)).mean())
 
     bounds = tuple(map(math.log, _TEMPERATURES))
     return float(math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x))

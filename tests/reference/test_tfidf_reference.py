@@ -76,7 +76,8 @@ def test_logistic_regression_gives_the_probabilities_of_scikit_learn_on_the_same
         tfidf_fit.count_matrix(column(each), predictor.features, 200, "none") for each in (texts, pool)
     )
     transformer = TfidfTransformer().fit(train_LW)
-    model = LogisticRegression(C=C, max_iter=500).fit(transformer.transform(train_LW), labels)
+    model = LogisticRegression(C=C, tol=1e-8, max_iter=5000)
+    model.fit(transformer.transform(train_LW.astype(np.float64)), labels)
     expected_BC = probs_of(model, transformer.transform(pool_BW), np.unique(labels), len(pool))
     probs_BC = predictor.predict(pa.table({"text": column(pool)})).probs_BC
     np.testing.assert_allclose(probs_BC, expected_BC, atol=1e-5)
