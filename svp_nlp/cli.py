@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from svp_nlp.errors import Interrupted, RecipeError, SVPError
+from svp_nlp.errors import Interrupted, RecipeError, SVPError, is_told
 from svp_nlp.files import safe_name
 from svp_nlp.recipe_yaml import find_recipe, recipes_directory, scrub, shipped_recipes
 
@@ -51,6 +51,12 @@ FormatOption = Annotated[Format, typer.Option("--format", help="What goes to std
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="More messages, and tracebacks.")]
 
 
+def _rank_prefix() -> str:
+    """`[rank 1] ` where this is not the main process of a launch."""
+    rank = os.environ.get("RANK", "")
+    return "" if rank in ("", "0") else f"[rank {rank}] "
+
+
 class _ScrubbingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return scrub(super().format(record))  # the finished text: tokens may hide in arguments and tracebacks
@@ -58,13 +64,17 @@ class _ScrubbingFormatter(logging.Formatter):
 
 def _start_logging(output: Format, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_ScrubbingFormatter("%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s"))
+    prefix = _rank_prefix().replace("%", "%%")
+    shown = "%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s"
+    handler.setFormatter(_ScrubbingFormatter(prefix + shown))
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h.formatter, _ScrubbingFormatter)]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     ours = logging.INFO if output is Format.human else logging.WARNING
+    if prefix:  # what it finds, rank 0 finds as well
+        ours = logging.ERROR
     logging.getLogger("svp_nlp").setLevel(logging.DEBUG if verbose else ours)
     if output is not Format.human or not sys.stderr.isatty():
         # Read by datasets and huggingface_hub when they are imported, which is later.
@@ -79,6 +89,8 @@ def _command(output: Format, verbose: bool) -> Iterator[None]:
     try:
         yield
     except SVPError as error:
+        if is_told(error) or (_rank_prefix() and isinstance(error, Interrupted)):
+            raise typer.Exit(error.exit_code) from None  # rank 0 says it
         _fail(error, str(error), error.exit_code, output, verbose)
     except KeyboardInterrupt as error:
         _fail(error, "interrupted; the same command goes on from here", Interrupted.exit_code, output, verbose)
@@ -101,8 +113,8 @@ def _fail(error: BaseException, message: str, exit_code: int, output: Format, ve
     if verbose:
         typer.echo(scrub("".join(traceback.format_exception(error))), err=True)
     word = "stopped" if exit_code == Interrupted.exit_code else "error"
-    typer.echo(f"{word}: {message}", err=True)
-    if output is Format.json:
+    typer.echo(f"{_rank_prefix()}{word}: {message}", err=True)
+    if output is Format.json and not _rank_prefix():
         _print_json({"error": message, "kind": type(error).__name__, "exit_code": exit_code})
     raise typer.Exit(exit_code)
 
@@ -110,15 +122,6 @@ def _fail(error: BaseException, message: str, exit_code: int, output: Format, ve
 def _print_json(value: Mapping[str, Any]) -> None:
     # allow_nan=False: NaN is not JSON, and a reader in another language would refuse all of it.
     typer.echo(scrub(json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False)))
-
-
-def _refuse_several_processes() -> None:
-    world_size = os.environ.get("WORLD_SIZE", "1")
-    if world_size not in ("", "0", "1"):
-        raise RecipeError(
-            f"{world_size} processes were started (WORLD_SIZE); this version runs in one: start it as "
-            "`svp run RECIPE`, or `accelerate launch --num_processes 1 -m svp_nlp run RECIPE`"
-        )
 
 
 def default_run_directory(recipe_file: Path) -> Path:
@@ -140,35 +143,81 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan and its cost, write nothing.")
     ] = False,
+    accelerate: Annotated[
+        str | None,
+        typer.Option(
+            "--accelerate",
+            metavar="NAME",
+            help="Start several processes: cpu_2proc, ddp, ddp_multinode, fsdp2, or a file of `accelerate config`.",
+        ),
+    ] = None,
+    num_processes: Annotated[
+        int | None,
+        typer.Option("--num-processes", min=1, help="With --accelerate: how many. [default: as its file says]"),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", metavar="KIND", help="Who scores the pool: local, processes or ray.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Workers of that engine.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="A Ray cluster to score on: auto, or host:port.")
+    ] = None,
     output: FormatOption = Format.human,
     verbose: VerboseOption = False,
 ) -> None:
     """Do what a recipe says; on the same run directory, go on where it stopped."""
     with _command(output, verbose):
-        _refuse_several_processes()
+        from svp_nlp.ranks import current_launch
         from svp_nlp.recipe import load_recipe
 
-        loaded = load_recipe(recipe, overrides or ())
+        launch = current_launch()
+        settings = [*(overrides or ()), *_engine_overrides(engine, workers, ray_address)]
+        loaded = load_recipe(recipe, settings)
         directory = run_dir or default_run_directory(find_recipe(recipe))
         if dry_run:
             from svp_nlp.plan import plan
             from svp_nlp.recipe import differences
             from svp_nlp.run import check_directory
 
-            check_directory(directory, recipe=loaded.model_dump(mode="json"), differences=differences)
+            if launch.world_size > 1:
+                raise RecipeError("--dry-run probes one process; start it without a launcher")
+            check_directory(directory, recipe=loaded.meaning, differences=differences)
             _show(plan(loaded), output)
             return
+        if accelerate is not None or num_processes is not None:
+            from svp_nlp.start import start
+
+            if launch.world_size > 1:
+                raise RecipeError("--accelerate starts processes, but these were started by a launcher; leave it out")
+            arguments = ["run", recipe, "--run-dir", str(directory), "--format", output.value]
+            arguments += [part for value in settings for part in ("--set", value)]
+            raise typer.Exit(
+                start(accelerate, num_processes=num_processes, arguments=[*arguments, *(["-v"] if verbose else [])])
+            )
         from svp_nlp.experiment import run_recipe
         from svp_nlp.run import stop_on_signals
 
         with stop_on_signals() as stop_requested:
             result = run_recipe(loaded, directory, stop_requested=stop_requested)
+        if launch.rank > 0:
+            return
         summary = result.pop("report")
         if output is Format.human:
             _print_table(summary)
         shown = {"report": result["report_html"], "selected": result["selected"]}
         human = [f"{name:<9} {path}" for name, path in shown.items() if path]
         _show(result, output, quiet=result["selected"] or result["run_dir"], human=["", *human])
+
+
+def _engine_overrides(engine: str | None, workers: int | None, ray_address: str | None) -> list[str]:
+    if ray_address is not None and engine not in (None, "ray"):
+        raise RecipeError(f"--ray-address goes with --engine ray, not with {engine}; leave one of them out")
+    if workers is not None and engine == "local":
+        raise RecipeError("--workers goes with --engine processes or ray, not with local; leave one of them out")
+    if ray_address is not None:
+        engine = "ray"
+    values = {"kind": engine, "workers": workers, "address": ray_address}
+    return [f"engine.{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
 def _print_table(summary: Any) -> None:
@@ -313,4 +362,17 @@ def options(
 
 def main() -> None:
     """Entry point of `svp`."""
-    app()
+    code: Any = 0
+    try:
+        app()
+    except SystemExit as end:
+        code = end.code
+    if "RANK" in os.environ and "torch" in sys.modules:
+        from svp_nlp.launch import part
+
+        part()
+    if "SVP_EXIT_FILE" in os.environ:
+        from svp_nlp.start import leave
+
+        code = leave(int(code or 0))
+    sys.exit(code)

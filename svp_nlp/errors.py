@@ -88,3 +88,14 @@ class RemoteConflict(SVPError):
     """Somebody else changed the remote in between."""
 
     exit_code = 5
+
+
+def told(error: SVPError) -> SVPError:
+    """Mark an error that the main process of a launch tells the user about; the others need not repeat it."""
+    error.__dict__["told"] = True
+    return error
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether another process tells the user about this error."""
+    return bool(getattr(error, "told", False))

@@ -5,6 +5,7 @@ An *arm* is one way of choosing: the proxy with one strategy, random, or the tar
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
@@ -15,21 +16,28 @@ from typing import Any
 import numpy as np
 
 from svp_nlp.data import Data, open_data
+from svp_nlp.engines import Engine, LocalEngine, make_engine
+from svp_nlp.engines.ranks import RanksEngine
+from svp_nlp.errors import RecipeError
 from svp_nlp.evidence import agreements, extreme_picks, lineage_row
 from svp_nlp.files import read_json
 from svp_nlp.labels import LabelSet
+from svp_nlp.launch import open_run_together, together
 from svp_nlp.loop import active_learning, core_set, train_target
 from svp_nlp.models import make_learner
 from svp_nlp.oracles.column import ColumnOracle
+from svp_nlp.ranks import Ranks, current_launch
 from svp_nlp.recipe import Recipe, differences, dump_recipe
 from svp_nlp.report import summarize, write_report
 from svp_nlp.results import is_finished, save_results
-from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine, open_run
+from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine
 from svp_nlp.selected import write_selected
 from svp_nlp.strategies import get_strategy
+from svp_nlp.tracking import Tracker, check_trackers, open_tracker
 from svp_nlp.workspace import START, Round, Workspace
 
 log = logging.getLogger(__name__)
+_FOUND = ", found finished"
 
 
 @dataclass(frozen=True)
@@ -65,46 +73,94 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
     Raises:
         SVPError: see `exit_code` of what is raised.
     """
-    resolved = recipe.model_dump(mode="json")
-    data = open_data(recipe)
-    sizes = recipe.resolve_sizes(int(data.available_N.sum()))  # BudgetError before anything is written
-    with open_run(
+    engine = make_engine(recipe.engine)
+    if recipe.report_to:
+        check_trackers(recipe.report_to)
+
+    def look() -> tuple[Data, list[int]]:
+        # Whatever can be found wrong is found before anything is written.
+        _check_engine(recipe, engine)
+        data = open_data(recipe)
+        return data, recipe.resolve_sizes(int(data.available_N.sum()))
+
+    data, sizes = together(look)
+    with open_run_together(
         Path(run_dir),
-        recipe=resolved,
+        recipe=recipe.meaning,
         recipe_text=dump_recipe(recipe),
         differences=differences,
         stop_requested=stop_requested,
     ) as run:
+        if isinstance(run.ranks, Ranks) and isinstance(engine, LocalEngine):
+            engine = RanksEngine(run.ranks)
         results = _new_results(recipe, data, run)
         selected: list[Path] = []
-        for seed in recipe.seeds:
-            workspace = workspace_of(recipe, data, run, seed)
-            finished: dict[Arm, list[Round]] = {}
-            for arm in arms_of(recipe):
-                log.info("seed %d, %s", seed, arm.name)
-                finished[arm] = _run_arm(workspace, recipe, data, arm=arm, sizes=sizes, results=results)
-                if arm.strategy in recipe.strategies and arm.selector != "target_selects":
-                    selected.append(_export(workspace, recipe, arm, finished[arm]))
-                if not results["finished"]:  # read again, a finished run has nothing to gain from a part of itself
-                    with disk_errors(run.directory):
-                        save_results(run.directory, results)
-            results["agreement"] += agreements(workspace, _twins(finished))
+        with _open_tracker(recipe, run) as tracker:
+            for seed in recipe.seeds:
+                workspace = workspace_of(recipe, data, run, seed=seed, engine=engine)
+                finished: dict[Arm, list[Round]] = {}
+                for arm in arms_of(recipe):
+                    log.info("seed %d, %s", seed, arm.name)
+                    finished[arm] = _run_arm(
+                        workspace, recipe, data, arm=arm, sizes=sizes, results=results, tracker=tracker
+                    )
+                    if arm.strategy in recipe.strategies and arm.selector != "target_selects":
+                        selected.append(_export(workspace, recipe, arm, finished[arm]))
+                    if not results["finished"]:  # read again, a finished run has nothing to gain from a part of itself
+                        _save(run, results)
+                if run.ranks.is_main:
+                    results["agreement"] += agreements(workspace, _twins(finished))
         results["finished"] = True
-        with disk_errors(run.directory):
-            save_results(run.directory, results)
-            paths = write_report([results], run.directory)
+        _save(run, results)
+        paths = run.ranks.on_main("report", lambda: _report(run, results))
     return {
         "run_dir": str(run_dir),
-        **{f"report_{kind}": str(path) for kind, path in paths.items()},
+        **{f"report_{kind}": path for kind, path in paths.items()},
         "selected": str(selected[0]),
         "all_selected": [str(path) for path in selected],
-        "report": summarize([results]),
+        "report": summarize([results]) if run.ranks.is_main else None,
     }
 
 
-def workspace_of(recipe: Recipe, data: Data, run: Run, seed: int) -> Workspace:
+def _check_engine(recipe: Recipe, engine: Engine) -> None:
+    """Raises: RecipeError: the engine cannot work here."""
+    launch = current_launch()
+    if recipe.engine.kind == "processes" and launch.world_size > 1:
+        raise RecipeError(
+            f"engine.kind: processes would start more processes beside the {launch.world_size} of this launch; leave "
+            "engine out, for all processes of a launch score anyway"
+        )
+    if launch.rank == 0:
+        engine.check()
+
+
+@contextlib.contextmanager
+def _open_tracker(recipe: Recipe, run: Run) -> Iterator[Tracker]:
+    """The trackers that the recipe asks for, on one process; they get the epochs of all trainings at once."""
+    if not (recipe.report_to and run.ranks.is_main):
+        yield Tracker({})
+        return
+    name = run.directory.resolve().name
+    with open_tracker(recipe.report_to, run_dir=run.directory, name=name, config=recipe.meaning) as tracker:
+        run.listeners.append(tracker.log_event)
+        yield tracker
+
+
+def _save(run: Run, results: dict[str, Any]) -> None:
+    if run.ranks.is_main:
+        with disk_errors(run.directory):
+            save_results(run.directory, results)
+
+
+def _report(run: Run, results: dict[str, Any]) -> dict[str, str]:
+    with disk_errors(run.directory):
+        return {kind: str(path) for kind, path in write_report([results], run.directory).items()}
+
+
+def workspace_of(recipe: Recipe, data: Data, run: Run, *, seed: int, engine: Engine) -> Workspace:
     """The workspace of one seed."""
     return Workspace(
+        engine=engine,
         run=run,
         pool=data.pool,
         class_names=data.class_names,
@@ -118,23 +174,32 @@ def workspace_of(recipe: Recipe, data: Data, run: Run, seed: int) -> Workspace:
 
 
 def _run_arm(
-    workspace: Workspace, recipe: Recipe, data: Data, *, arm: Arm, sizes: list[int], results: dict[str, Any]
+    workspace: Workspace,
+    recipe: Recipe,
+    data: Data,
+    *,
+    arm: Arm,
+    sizes: list[int],
+    results: dict[str, Any],
+    tracker: Tracker,
 ) -> list[Round]:
     """All rounds of an arm and the targets that are trained on them; adds its rows to the results."""
     rounds: list[Round] = []
     total = {"proxy_seconds": 0.0, "scoring_seconds": 0.0, "ranking_seconds": 0.0}
     target_sizes = recipe.resolve_target_sizes(workspace.num_available)
     base = {"seed": workspace.seed, "selector": arm.selector, "strategy": arm.strategy}
+    done = workspace.run.steps_done
     for round_ in _rounds(workspace, recipe, arm, sizes):
         rounds.append(round_)
+        is_new, done = workspace.run.steps_done > done, workspace.run.steps_done
         cost = {key: getattr(round_, key) for key in total}
         if recipe.mode == "core_set":
             total = cost  # each size is picked anew from the same scores
         elif round_.round > 0:
             total = {key: total[key] + cost[key] for key in total}
         log.info(
-            "  %s: %s labelled (proxy %.1f s, scoring %.1f s, ranking %.2f s)",
-            arm.name, f"{round_.labeled_size:,}", *cost.values(),
+            "  %s: %s labelled (proxy %.1f s, scoring %.1f s, ranking %.2f s)%s",
+            arm.name, f"{round_.labeled_size:,}", *cost.values(), "" if is_new else _FOUND,
         )  # fmt: skip
         picked = LabelSet(round_.labels.table.slice(len(round_.labels) - len(round_.selection)))
         results["rounds"].append(
@@ -149,9 +214,14 @@ def _run_arm(
             }
         )
         results["lineage"].append(lineage_row(base, round_))
+        if is_new:
+            tracker.log_round(results["rounds"][-1])
         if round_.labeled_size in target_sizes:
             _add_target(workspace, recipe, data, arm=arm, round_=round_, selection_cost=total, results=results)
-    if arm.selector == "proxy":
+            if workspace.run.steps_done > done:
+                tracker.log_target(results["rows"][-1])
+            done = workspace.run.steps_done
+    if arm.selector == "proxy" and workspace.run.ranks.is_main:
         results["picks"].append({**base, **extreme_picks(workspace, rounds)})
     return rounds
 
@@ -186,6 +256,7 @@ def _add_target(
 ) -> None:
     assert recipe.target is not None and data.test is not None
     place = START if recipe.mode == "active_learning" and round_.round == 0 else arm.name
+    done = workspace.run.steps_done
     target = train_target(
         workspace,
         round_.labels,
@@ -213,8 +284,9 @@ def _add_target(
         }
     )
     log.info(
-        "  %s: target on %s labels: error %.2f %% (%.1f s)",
+        "  %s: target on %s labels: error %.2f %% (%.1f s)%s",
         arm.name, f"{round_.labeled_size:,}", 100 * (1 - target.metrics["accuracy"]), target.fitted.seconds,
+        "" if workspace.run.steps_done > done else _FOUND,
     )  # fmt: skip
     history = target.fitted.report.get("history")
     if history:
@@ -274,7 +346,7 @@ def _new_results(recipe: Recipe, data: Data, run: Run) -> dict[str, Any]:
         "finished": is_finished(run.directory),
         "machine": environment["machine"],
         "versions": environment["versions"],
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.meaning,
         "pool": data.pool_info,
         "test": data.test_info,
         "rows": [],

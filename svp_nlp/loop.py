@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from svp_nlp.arrays import IntK
-from svp_nlp.errors import BudgetError, Interrupted
+from svp_nlp.errors import BudgetError, EngineError, Interrupted
+from svp_nlp.fitting import fit, score
 from svp_nlp.labels import LabelSet
 from svp_nlp.metrics import compute_metrics
 from svp_nlp.models import load_predictor
@@ -21,18 +22,7 @@ from svp_nlp.models.base import Labeled, Learner
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.sizes import resolve_size
 from svp_nlp.strategies import get_strategy
-from svp_nlp.workspace import (
-    FULL,
-    ROWS_PER_BATCH,
-    START,
-    Fitted,
-    Round,
-    Workspace,
-    ask,
-    fit,
-    rank,
-    score,
-)
+from svp_nlp.workspace import FULL, ROWS_PER_BATCH, START, Fitted, Round, Workspace, ask, rank
 
 
 @dataclass(frozen=True)
@@ -99,6 +89,7 @@ def active_learning(
             fitted = fit(workspace, place, role, learner, labels)
             together = sorted({strategy, *workspace.shared_strategies}) if number == 1 else [strategy]
             signals, scoring_seconds = score(workspace, fitted, together)
+            scoring_seconds += _encoding_seconds(fitted, before.fitted)
         selection, ranking_seconds = rank(
             workspace,
             f"{arm}/round-{number:03d}",
@@ -152,6 +143,7 @@ def core_set(
     if get_strategy(strategy).needs_model:
         fitted = fit(workspace, FULL, role, learner, everything)
         signals, scoring_seconds = score(workspace, fitted, sorted({strategy, *workspace.shared_strategies}))
+        scoring_seconds += _encoding_seconds(fitted, None)
     for number, size in enumerate(sizes, start=1):
         selection, ranking_seconds = rank(
             workspace,
@@ -180,6 +172,16 @@ def core_set(
         )
 
 
+def _encoding_seconds(fitted: Fitted, before: Fitted | None) -> float:
+    """What the features of a round cost: nothing when the round before used the same."""
+    if fitted.encoded is None:
+        return 0.0
+    same = (
+        before is not None and before.encoded is not None and before.encoded.fingerprint == fitted.encoded.fingerprint
+    )
+    return 0.0 if same else fitted.encoded.seconds
+
+
 def all_labels(workspace: Workspace) -> LabelSet:
     """Labels of all available rows, in pool order."""
     positions_L: IntK = np.flatnonzero(workspace.available_N).astype(np.int64)
@@ -206,16 +208,31 @@ def train_target(
     """
     fitted = fit(workspace, arm, "target", learner, labels)
 
+    ranks = workspace.run.ranks
+
     def do(path: Path) -> Mapping[str, Any]:
         predictor = load_predictor(fitted.directory)
-        rows = getattr(fitted.learner, "rows_per_batch", ROWS_PER_BATCH)
-        predicted = []
-        for start in range(0, len(test), rows):
+        rows_per_batch = getattr(fitted.learner, "rows_per_batch", ROWS_PER_BATCH)
+        starts = list(range(0, len(test), rows_per_batch))[ranks.rank :: ranks.world_size]
+        predicted = [np.empty((2, 0), dtype=np.int64)]
+        for start in starts:
             if workspace.run.stop_requested():
                 raise Interrupted(f"stopped while testing {fitted.name}; the same command goes on from here")
-            predicted.append(predictor.predict(test.rows.slice(start, rows)).probs_BC.argmax(axis=1))
+            classes_B = predictor.predict(test.rows.slice(start, rows_per_batch)).probs_BC.argmax(axis=1)
+            predicted.append(np.stack([np.arange(start, start + len(classes_B)), classes_B]))
+        gathered = ranks.gather(np.concatenate(predicted, axis=1))
+        if not ranks.is_main:
+            return {}
+        rows_T, classes_T = np.concatenate(gathered, axis=1)
+        if not np.array_equal(np.sort(rows_T), np.arange(len(test))):
+            raise EngineError(
+                f"{fitted.name}: the processes tested {len(rows_T):,} rows of {len(test):,}, not each once"
+            )
         values = compute_metrics(
-            list(metrics), np.concatenate(predicted), references_N=test.labels_L, num_classes=len(workspace.class_names)
+            list(metrics),
+            classes_T[np.argsort(rows_T)],
+            references_N=test.labels_L,
+            num_classes=len(workspace.class_names),
         )
         return {"metrics": values}
 
@@ -224,7 +241,7 @@ def train_target(
         "test": test.fingerprint,
         "metrics": list(metrics),
     }
-    step = workspace.step(f"{fitted.name}/metrics", inputs, do)
+    step = workspace.step(f"{fitted.name}/metrics", inputs, do, together=True)
     return TargetResult(fitted, len(labels), step.output["metrics"])
 
 

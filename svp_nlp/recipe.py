@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from svp_nlp.arrays import fingerprint_json
+from svp_nlp.engines import EngineSpec, engine_spec_classes
 from svp_nlp.errors import BudgetError, RecipeError
 from svp_nlp.models import LEARNERS, learner_module, spec_classes
 from svp_nlp.models.base import LearnerSpec, Spec
@@ -46,9 +47,12 @@ from svp_nlp.recipe_yaml import (
 from svp_nlp.sizes import INITIAL, Size, TargetSize, amount, resolve_size, wrong
 from svp_nlp.strategies import STRATEGIES
 
+Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Baseline: TypeAlias = Literal["random", "target_selects"]
 _DEFAULT_INITIAL = "2%"
 _DEFAULT_ORACLE = "column"
+_DEFAULT_ENGINE = "local"
+_HOW = ("engine", "report_to")  # how a recipe is run, not what it means: a run may be resumed with others
 _METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
@@ -93,6 +97,14 @@ def _pick_learner(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     return learner_module(_check_kind(value, LEARNERS, "a learner")).spec_class.model_validate(value)
+
+
+def _pick_engine(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    classes = engine_spec_classes()
+    value = {"kind": _DEFAULT_ENGINE, **value}
+    return classes[_check_kind(value, classes, "an engine")].model_validate(value)
 
 
 def _pick_oracle(value: Any) -> Any:
@@ -173,6 +185,13 @@ class Recipe(Spec):
         "accuracy",
         "macro_f1",
     )
+    engine: Annotated[SerializeAsAny[EngineSpec], BeforeValidator(_pick_engine)] = Field(
+        default_factory=lambda: _pick_engine({}),
+        description="who scores the pool; changes no result, and a run may be resumed with another",
+    )
+    report_to: Annotated[tuple[Tracker, ...], AfterValidator(_distinct)] = Field(
+        (), description="trackers that rounds, errors and times are logged to; changes no result"
+    )
 
     @field_validator("test", mode="before")
     @classmethod
@@ -215,9 +234,14 @@ class Recipe(Spec):
         return self
 
     @property
+    def meaning(self) -> dict[str, Any]:
+        """All that decides what a run finds, as JSON values; without `engine` and `report_to`."""
+        return self.model_dump(mode="json", exclude=set(_HOW))
+
+    @property
     def fingerprint(self) -> str:
-        """Hash of all that the recipe says; the order of keys does not count."""
-        return fingerprint_json(self.model_dump(mode="json"))
+        """Hash of `meaning`; the order of keys does not count."""
+        return fingerprint_json(self.meaning)
 
     def resolve_initial(self, num_usable: int) -> int:
         """Size of the start set; 0 for a core-set.
@@ -332,8 +356,8 @@ def _validated(tree: RecipeTree) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, every default written out; `load_recipe` reads it back as the same recipe."""
-    return write_yaml(recipe.model_dump(mode="json"))
+    """What a recipe means as YAML, every default written out; `load_recipe` reads it back as the same recipe."""
+    return write_yaml(recipe.meaning)
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -341,7 +365,7 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     definitions = schema.setdefault("$defs", {})
     unions: dict[str, Mapping[str, type[Spec]]] = {"proxy": spec_classes(), "oracle": oracle_spec_classes()}
-    unions["target"] = unions["proxy"]
+    unions["target"], unions["engine"] = unions["proxy"], engine_spec_classes()
     for key, classes in unions.items():
         options = []
         for spec_class in classes.values():
@@ -356,7 +380,7 @@ def recipe_schema() -> dict[str, Any]:
         old = schema["properties"][key]
         kept = {name: old[name] for name in ("description", "title") if name in old}
         schema["properties"][key] = {"oneOf": options, **kept}
-    for placeholder in ("LearnerSpec", "Spec"):
+    for placeholder in ("LearnerSpec", "EngineSpec", "Spec"):
         definitions.pop(placeholder, None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

@@ -232,10 +232,14 @@ def recipes_directory() -> Path:
     return shipped_directory("recipes")
 
 
+_HARDWARE = "accelerate"  # configurations of processes, beside the recipes
+
+
 def shipped_recipes() -> list[str]:
     """Names of the shipped recipes, such as `smoke/active_fasttext_vdcnn`, sorted."""
     root = recipes_directory()
-    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.glob("*/*.yaml"))
+    files = (p.relative_to(root) for p in root.glob("*/*.yaml"))
+    return sorted(p.with_suffix("").as_posix() for p in files if p.parts[0] != _HARDWARE)
 
 
 def find_recipe(name: str | Path) -> Path:

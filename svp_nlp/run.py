@@ -30,6 +30,7 @@ import filelock
 
 from svp_nlp.errors import Interrupted, RunError, RunRefused
 from svp_nlp.files import append_line, read_json, remove_leftovers, sha256_file, sha256_files, write_json, write_text
+from svp_nlp.ranks import ALONE, AnyRanks
 
 log = logging.getLogger(__name__)
 
@@ -92,22 +93,36 @@ def now() -> str:
 class Run:
     """A run directory that this process holds the lock of; made by `open_run`."""
 
-    def __init__(self, directory: Path, stop_requested: Callable[[], bool]) -> None:
+    def __init__(self, directory: Path, stop_requested: Callable[[], bool], ranks: AnyRanks = ALONE) -> None:
         self.directory = directory
         self.stop_requested = stop_requested
+        self.ranks = ranks
+        self.steps_done = 0  # now, not found finished
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []  # get all events as well
 
     def log_event(self, event: Mapping[str, Any]) -> None:
         """Append to metrics.jsonl; for people and plots, never read back to decide anything."""
-        append_line(self.directory / "metrics.jsonl", {"time": now(), **event})
+        if self.ranks.is_main:
+            append_line(self.directory / "metrics.jsonl", {"time": now(), **event})
+            for listener in self.listeners:
+                listener(event)
 
-    def step(self, name: str, inputs: Mapping[str, Any], do: Callable[[Path], Mapping[str, Any]]) -> Step:
-        """Do a step once.
+    def step(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        do: Callable[[Path], Mapping[str, Any]],
+        *,
+        together: bool = False,
+    ) -> Step:
+        """Do a step once. Under several processes the main one does it and the others wait for what it found.
 
         Args:
             name: path of the step below the run directory, such as `seed-0/random/round-001/selection`.
             inputs: what the result depends on, JSON values; compared with those of a finished step.
             do: fills the directory that it is given and returns the step's output (JSON values). It may find what an
                 earlier, interrupted attempt has left there. A key `seconds` in the output replaces the clock.
+            together: all processes call `do`; what the main one returns counts.
         Returns:
             the step, done now or found finished.
         Raises:
@@ -116,27 +131,47 @@ class Run:
         """
         path = self.directory / name
         inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
-        finished = self._finished(path, name)
-        if finished is not None:
-            _compare_inputs(path, finished["inputs"], inputs)
-            return Step(path, finished["output"], finished["seconds"], skipped=True)
-        if self.stop_requested():
-            raise Interrupted(f"stopped before {name}; the same command goes on from here")
-        with disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+
+        def begin() -> dict[str, Any]:
+            finished = self._finished(path, name)
+            if finished is not None:
+                _compare_inputs(path, finished["inputs"], inputs)
+                return {"output": finished["output"], "seconds": finished["seconds"], "skipped": True}
+            self.ranks.refresh()
+            if self.stop_requested():
+                raise Interrupted(f"stopped before {name}; the same command goes on from here")
+            with disk_errors(path):
+                path.mkdir(parents=True, exist_ok=True)
+            return {}
+
+        def end(output: dict[str, Any], seconds: float) -> dict[str, Any]:
+            seconds = float(output.pop("seconds", seconds))
+            with disk_errors(path):
+                record = {
+                    "name": name,
+                    "finished": now(),
+                    "seconds": seconds,
+                    "inputs": inputs,
+                    "output": output,
+                    "files": sha256_files(path),
+                }
+                write_json(path / STEP_FILE, record)
+            return {"output": read_json(path / STEP_FILE)["output"], "seconds": seconds, "skipped": False}
+
+        def work() -> tuple[dict[str, Any], float]:
             started = time.perf_counter()
-            output = dict(do(path))
-            seconds = float(output.pop("seconds", time.perf_counter() - started))
-            record = {
-                "name": name,
-                "finished": now(),
-                "seconds": seconds,
-                "inputs": inputs,
-                "output": output,
-                "files": sha256_files(path),
-            }
-            write_json(path / STEP_FILE, record)
-        return Step(path, read_json(path / STEP_FILE)["output"], seconds, skipped=False)
+            with disk_errors(path):
+                return dict(do(path)), time.perf_counter() - started
+
+        if together:
+            found = self.ranks.on_main(f"begin {name}", begin)
+            if not found:
+                result = work()
+                found = self.ranks.on_main(f"end {name}", lambda: end(*result))
+        else:
+            found = self.ranks.on_main(name, lambda: begin() or end(*work()))
+        self.steps_done += not found["skipped"]
+        return Step(path, found["output"], found["seconds"], skipped=found["skipped"])
 
     def _finished(self, path: Path, name: str) -> dict[str, Any] | None:
         if not (path / STEP_FILE).exists():

@@ -60,6 +60,10 @@ class SignalStore:
         path.unlink()
         return None
 
+    def has_part(self, shard: Shard) -> bool:
+        """Whether a shard was stored; looks at its name alone, and is for those who wait."""
+        return self._part(shard).exists()
+
     def missing(self, names: Sequence[str], shards: Sequence[Shard]) -> list[Shard]:
         """The shards that are still to be scored; damaged parts count as missing."""
         left = []

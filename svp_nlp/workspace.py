@@ -1,4 +1,4 @@
-"""What the loops are made of: a workspace, and the steps fit, score, rank, ask.
+"""What the loops are made of: a workspace, and the steps rank and ask; those with a model are in fitting.py.
 
 Each step is written to the run directory when it is finished, so every function here can be called again after a
 crash and goes on where it was.
@@ -7,33 +7,30 @@ crash and goes on where it was.
     run/seed-0/start/proxy-0000001200-<options>/{model,signals-margin}  a model lies beside its scores
     run/seed-0/proxy-margin/round-001/{selection,labels}
     run/seed-0/proxy-margin/target-0000006000-<options>/{model,metrics}
+    run/encoders/<options>/{model,features}                         the pool as a frozen encoder sees it
+
+Under several processes all of them call these functions in the same order. The main one fits what is small, ranks and
+asks; all of them score, and train targets.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
-import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svp_nlp.arrays import BoolN, fingerprint_array, fingerprint_json, keyed_hash
+from svp_nlp.arrays import BoolN, fingerprint_array, keyed_hash
 from svp_nlp.engines import Engine, LocalEngine
 from svp_nlp.errors import LabelError, WaitingForLabels
-from svp_nlp.files import atomic_directory, read_json
 from svp_nlp.labels import LabelSet
-from svp_nlp.models import load_predictor, make_learner
-from svp_nlp.models.base import Event, FitContext, Labeled, Learner
+from svp_nlp.models.base import Labeled, Learner
 from svp_nlp.oracles.base import Oracle
 from svp_nlp.pool import Pool
 from svp_nlp.run import Run, Step, library_versions
-from svp_nlp.scoring import ScoreTask
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.store import SignalStore
 from svp_nlp.strategies import Picks, get_strategy, select, top_k
@@ -41,9 +38,6 @@ from svp_nlp.strategies import Picks, get_strategy, select, top_k
 START = "start"  # directory of what all arms of a seed share in active learning
 FULL = "full"  # the same for core-set selection: models trained on all labels
 ROWS_PER_BATCH = 32_768
-_FIT_FILE = "fit.json"
-_SECONDS_BETWEEN_LINES = 10.0
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,9 +83,19 @@ class Workspace:
             )
         return LabelSet(labels.table.filter(~held_L)), self.labeled(LabelSet(labels.table.filter(held_L)))
 
-    def step(self, name: str, inputs: Mapping[str, Any], do: Any) -> Step:
+    def step(self, name: str, inputs: Mapping[str, Any], do: Any, *, together: bool = False) -> Step:
         """A step of this seed."""
-        return self.run.step(f"seed-{self.seed}/{name}", inputs, do)
+        return self.run.step(f"seed-{self.seed}/{name}", inputs, do, together=together)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A pool as a frozen encoder sees it, in the run directory."""
+
+    directory: Path  # of the encoder
+    fingerprint: str  # of the encoder
+    features_file: Path  # .npy [N, D]
+    seconds: float  # fine-tuning the encoder, if it was, and encoding the pool
 
 
 @dataclass(frozen=True)
@@ -104,15 +108,20 @@ class Fitted:
     report: Mapping[str, Any]
     learner: Learner
     name: str  # of its directory below the seed's, without the last part
+    processes: int = 1  # that trained it together
+    encoded: Encoded | None = None  # what its head reads
 
     @property
     def lineage(self) -> dict[str, Any]:
         spec = self.learner.spec
+        encoder = {} if self.encoded is None else {"encoder": self.encoded.fingerprint}
         return {
             "kind": spec.kind,
             "spec": spec.model_dump(mode="json"),
             "fingerprint": self.fingerprint,
             "reproducible": self.learner.reproducible,
+            "processes": self.processes,
+            **encoder,
         }
 
 
@@ -137,99 +146,6 @@ class Round:
     proxy_seconds: float = 0.0
     scoring_seconds: float = 0.0
     ranking_seconds: float = 0.0
-
-
-def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, labels: LabelSet) -> Fitted:
-    """Fit a learner (or the `kind` of one, with default options) on labels, once; `model_name` says where it lies."""
-    learner = make_learner(learner) if isinstance(learner, str) else learner
-    name = model_name(place, role, len(labels), learner)
-    uses_dev = hasattr(learner.spec, "training")  # learners that train in epochs; fastText has nothing to choose
-    dev_input = None
-    if uses_dev and workspace.dev is not None:
-        dev = workspace.dev
-        dev_input = dev if isinstance(dev, float) else dev.fingerprint
-    inputs = {
-        "learner": learner.spec.model_dump(mode="json"),
-        "seed": workspace.seed,
-        "pool": workspace.pool.fingerprint,
-        "labels": labels.fingerprint,
-        "classes": list(workspace.class_names),
-        "dev": dev_input,
-    }
-
-    # Beside the step, not in it: they are deleted only when the step is recorded.
-    checkpoints = workspace.run.directory / f"seed-{workspace.seed}" / name / "checkpoints"
-
-    def do(path: Path) -> Mapping[str, Any]:
-        key = fingerprint_json(inputs)
-        if (path / "weights" / _FIT_FILE).exists() and read_json(path / "weights" / _FIT_FILE)["inputs"] == key:
-            # Fitted and saved, but the process ended before the step was recorded.
-            predictor = load_predictor(path / "weights")
-            seconds = read_json(path / "weights" / _FIT_FILE)["seconds"]
-            return {"fingerprint": predictor.fingerprint, "report": predictor.report, "seconds": seconds}
-        said = time.monotonic()
-
-        def on_event(event: Event) -> None:
-            nonlocal said
-            workspace.run.log_event({"step": f"seed-{workspace.seed}/{name}", **event})
-            if event.get("event") == "epoch" and time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
-                rate = event.get("examples_per_second", float("nan"))
-                log.info("    %s: epoch %d, loss %.3f, %.0f examples/s", name, event["epoch"], event["loss"], rate)
-
-        train, dev = workspace.split_dev(labels) if uses_dev else (labels, None)
-        context = FitContext(checkpoints, on_event, workspace.run.stop_requested)
-        if hasattr(learner, "warm_up"):
-            learner.warm_up()
-        started = time.perf_counter()
-        predictor = learner.fit(workspace.labeled(train), dev=dev, seed=workspace.seed, context=context)
-        # A training that was resumed counts the attempts before as well.
-        seconds = predictor.report.get("seconds", time.perf_counter() - started)
-        with atomic_directory(path / "weights") as directory:
-            predictor.save(directory)
-            text = json.dumps({"inputs": key, "seconds": seconds})
-            (directory / _FIT_FILE).write_text(text, encoding="utf-8")
-        return {"fingerprint": predictor.fingerprint, "report": predictor.report, "seconds": seconds}
-
-    step = workspace.step(f"{name}/model", inputs, do)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    output = step.output
-    return Fitted(step.path / "weights", output["fingerprint"], step.seconds, output["report"], learner, name)
-
-
-def score(workspace: Workspace, fitted: Fitted, strategies: Sequence[str]) -> tuple[SignalStore, float]:
-    """Score the whole pool with a model, once; returns the signals and the seconds that it took."""
-    chosen = [get_strategy(name) for name in strategies]
-    pool = workspace.pool
-    pointwise = tuple(s.name for s in chosen if s.kind == "pointwise" and s.needs_model)
-    keep = tuple(sorted({signal for s in chosen if s.kind == "setwise" for signal in s.signals}))
-    # Other signals of the same model lie beside these, so that strategies can be compared in one workspace.
-    step_name = f"{fitted.name}/signals-{'-'.join([*pointwise, *keep])[:80]}"
-    task = ScoreTask(
-        pool_ref=pool.ref,
-        predictor_dir=fitted.directory,
-        predictor_fingerprint=fitted.fingerprint,
-        store_dir=workspace.run.directory / f"seed-{workspace.seed}" / step_name,
-        num_rows=len(pool),
-        rows_per_batch=getattr(fitted.learner, "rows_per_batch", ROWS_PER_BATCH),
-        strategies=pointwise,
-        keep=keep,
-    )
-
-    def do(path: Path) -> Mapping[str, Any]:
-        shards, store = task.shards(pool), task.store()
-        sealed = store.sealed()
-        if sealed is not None:  # the process ended between sealing and recording the step
-            return {"seconds": sealed["seconds"], "signals": sorted(task.signal_names)}
-        left = store.missing(task.signal_names, shards)
-        workspace.run.log_event({"event": "scoring", "step": fitted.name, "shards": len(shards), "to_do": len(left)})
-        workspace.engine.map_shards(task, left, stop_requested=workspace.run.stop_requested)
-        manifest = store.seal(shards)
-        return {"seconds": manifest["seconds"], "signals": sorted(task.signal_names)}
-
-    inputs = {"model": fitted.fingerprint, "pool": pool.fingerprint, "signals": sorted(task.signal_names)}
-    step = workspace.step(step_name, inputs, do)
-    return task.store(), step.seconds
 
 
 def rank(
@@ -270,7 +186,7 @@ def rank(
             labeled_size=len(labels) + budget,
             parent=parent,
             proxy=None if fitted is None else fitted.lineage,
-            scoring={"dtype": "float32", "world_size": workspace.engine.workers, "rows": len(pool)},
+            scoring={"dtype": _scoring_dtype(fitted), "world_size": workspace.engine.workers, "rows": len(pool)},
             recipe_sha256=workspace.recipe_sha256,
             versions=library_versions(),
         )
@@ -280,6 +196,10 @@ def rank(
 
     step = workspace.step(f"{name}/selection", inputs, do)
     return Selection.load(step.path), step.seconds
+
+
+def _scoring_dtype(fitted: Fitted | None) -> str:
+    return "float32" if fitted is None else str(getattr(fitted.learner, "scoring_dtype", "float32"))
 
 
 def _pick(

@@ -193,15 +193,43 @@ def test_the_default_run_directory_tells_recipes_of_one_name_apart(tmp_path: Pat
         default_run_directory(tmp_path / "-x y.yaml")
 
 
-@pytest.mark.parametrize(("world_size", "exit_code"), [("2", 2), ("1", 4)])
-def test_several_processes_are_refused(
-    world_size: str, exit_code: int, fake_run: Any, monkeypatch: pytest.MonkeyPatch
+def test_only_the_main_process_of_a_launch_speaks(fake_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_run(raises(errors.told(errors.PoolError("no such file"))))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = runner.invoke(app, ["run", SMOKE, "--format", "json"])
+    assert (result.exit_code, result.output) == (2, "")
+    fake_run(raises(errors.TrainingError("out of memory")))  # rank 0 does not know of it
+    result = runner.invoke(app, ["run", SMOKE, "--format", "json"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "[rank 1] error: out of memory\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--accelerate", "dpp"], "did you mean 'ddp'?"),
+        (["--accelerate", "cpu_2proc", "--num-processes", "1"], "needs no launcher"),
+        (["--engine", "local", "--ray-address", "auto"], "goes with --engine ray"),
+        (["--engine", "proceses"], "did you mean 'processes'?"),
+        (["--engine", "local", "--workers", "2"], "goes with --engine processes or ray"),
+    ],
+)
+def test_options_for_several_processes_that_do_not_fit_are_refused_before_any_work(
+    options: list[str], message: str
 ) -> None:
-    fake_run(raises(errors.Interrupted("reached")))
+    result = runner.invoke(app, ["run", SMOKE, *options])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [("2", "2"), ("x", "2"), ("0", "two")])
+def test_a_launch_that_makes_no_sense_is_refused(rank: str, world_size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world_size)
     result = runner.invoke(app, ["run", SMOKE])
-    assert result.exit_code == exit_code
-    assert (f"{world_size} processes were started" in result.stderr) == (exit_code == 2)
+    assert result.exit_code == 2
+    assert "do not name a process of a launch" in result.stderr
 
 
 def test_recipes_are_listed_and_shown() -> None:

@@ -20,7 +20,7 @@ class RanksEngine:
         """The processes are there."""
 
     def map_shards(self, task: ScoreTask, shards: Sequence[Shard], *, stop_requested: Callable[[], bool]) -> None:
-        """Score what no other process has claimed, then wait for what they claimed.
+        """Score what no other process has claimed; the main one then waits for what the others claimed.
 
         Raises:
             Interrupted: one of the processes was asked to stop.
@@ -35,5 +35,7 @@ class RanksEngine:
             opened = opened or open_task(task)
             opened.score(shard)
             progress.add(shard)
+        if not self.ranks.is_main:
+            return  # the main process joins the parts and deletes them
         store = task.store()
         self.ranks.wait_until(lambda: all(store.has_part(shard) for shard in shards))

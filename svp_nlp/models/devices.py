@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import os
 from collections.abc import Iterator
 
 import torch
@@ -12,14 +14,24 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_
 from torch import Tensor
 
 from svp_nlp.errors import TrainingError
+from svp_nlp.models.sharded import wants_sharding, without_fsdp
+
+_TIMEOUT = datetime.timedelta(minutes=10)
 
 
 def process_state() -> PartialState:
     """Rank, number of processes and device; the first call opens the process group.
 
-    A bare `PartialState()` does not know ACCELERATE_USE_CPU: on two CPU processes it would settle, for good, for one.
+    A bare `PartialState()` does not know ACCELERATE_USE_CPU, and where several processes find no GPU it settles, for
+    good, for one. A collective call gives up after ten minutes, not after the half hour that gloo waits for a
+    process that is gone.
     """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if "FSDP_CPU_RAM_EFFICIENT_LOADING" in os.environ:
+        # transformers would then give all processes but one a model without weights, also the proxy's.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.accelerator.is_available())
+    return PartialState(cpu=on_cpu, timeout=_TIMEOUT)
 
 
 def device() -> torch.device:
@@ -54,23 +66,26 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
         TrainingError: the device cannot do it, or the launcher asks for more than data parallelism.
     """
     process_state()
+    wants_sharding()  # raises for FSDP1
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         # Accelerate fixes the precision once per process, but a proxy and a target may differ; the Trainer of
         # transformers resets it the same way. The process group stays.
         AcceleratorState._reset_state()
     try:
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision, gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1)
-        )
+        with without_fsdp():
+            accelerator = Accelerator(
+                mixed_precision=mixed_precision,
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            )
     except ValueError as error:
         raise TrainingError(f"mixed_precision {mixed_precision} cannot be used here ({error}); use 'no'") from None
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":
         # Accelerate would train in fp32 without a word.
         raise TrainingError("mixed_precision fp16 needs a GPU, found a CPU; use 'no' or 'bf16'")
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise TrainingError(
-            f"accelerate was launched for {accelerator.distributed_type}; training here needs plain data parallelism: "
-            "use --multi_gpu"
+            f"accelerate was launched for {accelerator.distributed_type}; training here needs plain data parallelism "
+            "(--multi_gpu) or FSDP version 2"
         )
     return accelerator
 
@@ -84,7 +99,7 @@ def to_device(inputs: dict[str, Tensor], place: torch.device) -> dict[str, Tenso
 
 @contextlib.contextmanager
 def clear_errors(where: str, advice: str) -> Iterator[None]:
-    """Turn what torch says about memory and about batch norm over one row into a TrainingError with advice."""
+    """Turn what torch says about memory, batch norm over one row or a compiler into a TrainingError with advice."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -93,5 +108,11 @@ def clear_errors(where: str, advice: str) -> Iterator[None]:
         if "Expected more than 1 value per channel" in str(error):
             raise TrainingError(
                 f"{where}: batch norm cannot train on a single row; label at least 2 rows and use batches of at least 2"
+            ) from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = str(error).strip().splitlines()[0]
+            raise TrainingError(
+                f"{where}: torch.compile failed ({type(error).__name__}: {reason}); install a C++ compiler (on a GPU "
+                "Triton too) or turn the option off"
             ) from error
         raise

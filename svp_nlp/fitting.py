@@ -1,0 +1,226 @@
+"""The steps that need a model: fit it, encode the pool for it, score the pool with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from svp_nlp.arrays import FloatND, fingerprint_json
+from svp_nlp.engines.ranks import RanksEngine
+from svp_nlp.files import atomic_directory, read_json
+from svp_nlp.labels import LabelSet
+from svp_nlp.models import load_predictor, make_learner
+from svp_nlp.models.base import Event, FeatureLearner, FitContext, Learner
+from svp_nlp.scoring import ScoreTask
+from svp_nlp.store import SignalStore
+from svp_nlp.strategies import get_strategy
+from svp_nlp.workspace import ROWS_PER_BATCH, START, Encoded, Fitted, Workspace, model_name
+
+_FIT_FILE = "fit.json"
+_SECONDS_BETWEEN_LINES = 10.0
+log = logging.getLogger(__name__)
+
+
+def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, labels: LabelSet) -> Fitted:
+    """Fit a learner (or the `kind` of one, with default options) on labels, once; `model_name` says where it lies."""
+    learner = make_learner(learner) if isinstance(learner, str) else learner
+    name = model_name(place, role, len(labels), learner)
+    run = workspace.run
+    encoded = encode(workspace, place, learner, labels) if is_feature_learner(learner) else None
+    uses_dev = hasattr(learner.spec, "training")  # learners that train in epochs; fastText has nothing to choose
+    dev_input = None
+    if uses_dev and workspace.dev is not None:
+        dev = workspace.dev
+        dev_input = dev if isinstance(dev, float) else dev.fingerprint
+    inputs = {
+        "learner": learner.spec.model_dump(mode="json"),
+        "seed": workspace.seed,
+        "pool": workspace.pool.fingerprint,
+        "labels": labels.fingerprint,
+        "classes": list(workspace.class_names),
+        "dev": dev_input,
+    }
+    if encoded is not None:
+        inputs["encoder"] = encoded.fingerprint
+    key = fingerprint_json(inputs)
+    together = run.ranks.world_size > 1 and _trains_together(learner, role)
+
+    # Beside the step, not in it: they are deleted only when the step is recorded.
+    checkpoints = run.directory / f"seed-{workspace.seed}" / name / "checkpoints"
+
+    def saved(path: Path) -> dict[str, Any]:
+        """What an attempt left that was fitted and saved, but ended before the step was recorded."""
+        fit_file = path / "weights" / _FIT_FILE
+        if not fit_file.exists() or read_json(fit_file)["inputs"] != key:
+            return {}
+        predictor = load_predictor(path / "weights")
+        return {**read_json(fit_file)["output"], "fingerprint": predictor.fingerprint, "report": predictor.report}
+
+    def do(path: Path) -> Mapping[str, Any]:
+        found = run.ranks.on_main(f"saved {name}", lambda: saved(path)) if together else saved(path)
+        if found:
+            return found
+        context = FitContext(
+            checkpoints,
+            _epoch_logger(workspace, name),
+            run.stop_requested,
+            data_parallel=together,
+            pool=workspace.pool,
+            features_LD=None if encoded is None else _features(encoded, labels),
+            encoder_dir=None if encoded is None else encoded.directory,
+        )
+        train, dev = workspace.split_dev(labels) if uses_dev else (labels, None)
+        if hasattr(learner, "warm_up"):
+            learner.warm_up()
+        started = time.perf_counter()
+        predictor = learner.fit(workspace.labeled(train), dev=dev, seed=workspace.seed, context=context)
+        # A training that was resumed counts the attempts before as well.
+        seconds = predictor.report.get("seconds", time.perf_counter() - started)
+        output = {"seconds": seconds, "processes": run.ranks.world_size if together else 1}
+        if run.ranks.is_main:
+            with atomic_directory(path / "weights") as directory:
+                predictor.save(directory)
+                (directory / _FIT_FILE).write_text(json.dumps({"inputs": key, "output": output}), encoding="utf-8")
+        return {**output, "fingerprint": predictor.fingerprint, "report": predictor.report}
+
+    step = workspace.step(f"{name}/model", inputs, do, together=together)
+    if run.ranks.is_main:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return Fitted(
+        step.path / "weights", step.output["fingerprint"], step.seconds, step.output["report"], learner, name,
+        processes=step.output["processes"], encoded=encoded,
+    )  # fmt: skip
+
+
+def _trains_together(learner: Learner, role: str) -> bool:
+    """Whether all processes of a launch share the batches of a training; see TrainingSpec.data_parallel."""
+    training = getattr(learner.spec, "training", None)
+    if training is None:
+        return False
+    return role == "target" if training.data_parallel is None else bool(training.data_parallel)
+
+
+def _epoch_logger(workspace: Workspace, name: str) -> Callable[[Event], None]:
+    said = time.monotonic()
+
+    def on_event(event: Event) -> None:
+        nonlocal said
+        workspace.run.log_event({"step": f"seed-{workspace.seed}/{name}", **event})
+        if event.get("event") == "epoch" and time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            rate = event.get("examples_per_second", float("nan"))
+            log.info("    %s: epoch %d, loss %.3f, %.0f examples/s", name, event["epoch"], event["loss"], rate)
+
+    return on_event
+
+
+def is_feature_learner(learner: Learner) -> TypeGuard[FeatureLearner]:
+    """Whether a learner is a small head on a frozen encoder."""
+    return hasattr(learner, "encoder_key")
+
+
+def _features(encoded: Encoded, labels: LabelSet) -> FloatND:
+    features_ND = np.load(encoded.features_file, mmap_mode="r", allow_pickle=False)
+    return np.asarray(features_ND[labels.positions_L], dtype=np.float32)
+
+
+def encode(workspace: Workspace, place: str, learner: FeatureLearner, labels: LabelSet) -> Encoded:
+    """The features of the whole pool, once for each encoder; all seeds and arms share them.
+
+    Where the learner asks for it, the encoder is fine-tuned first, on the first `refresh_at` labels as soon as there
+    are so many: the same ones in every later round, so it happens once.
+    """
+    run, tuned = workspace.run, None
+    if learner.refresh_at is not None and len(labels) >= learner.refresh_at:
+        first = LabelSet(labels.table.slice(0, learner.refresh_at))
+        place = place if any(first.table.column("round").to_pylist()) else START
+        tuned = fit(workspace, place, "encoder", learner.tuner(), first)
+    name = f"encoders/{learner.encoder_key[:8]}" + (f"-{tuned.fingerprint[:8]}" if tuned else "")
+
+    def do(path: Path) -> Mapping[str, Any]:
+        encoder = learner.encoder(None if tuned is None else tuned.directory)
+        with atomic_directory(path / "weights") as directory:
+            encoder.save(directory)
+        return {"fingerprint": encoder.fingerprint}
+
+    inputs = {"encoder": learner.encoder_key, "tuned": None if tuned is None else tuned.fingerprint}
+    model = run.step(f"{name}/model", inputs, do)
+    fingerprint = model.output["fingerprint"]
+    task = ScoreTask(
+        pool_ref=workspace.pool.ref,
+        predictor_dir=model.path / "weights",
+        predictor_fingerprint=fingerprint,
+        store_dir=run.directory / name / "features",
+        num_rows=len(workspace.pool),
+        rows_per_batch=getattr(learner, "rows_per_batch", ROWS_PER_BATCH),
+        strategies=(),
+        keep=("embeddings",),
+    )
+    seconds = _map_shards(workspace, f"{name}/features", task, what=f"encoding, {name}")
+    return Encoded(
+        model.path / "weights",
+        fingerprint,
+        task.store_dir / "embeddings.npy",
+        seconds + (0.0 if tuned is None else tuned.seconds),
+    )
+
+
+def score(workspace: Workspace, fitted: Fitted, strategies: Sequence[str]) -> tuple[SignalStore, float]:
+    """Score the whole pool with a model, once; returns the signals and the seconds that it took."""
+    chosen = [get_strategy(name) for name in strategies]
+    pointwise = tuple(s.name for s in chosen if s.kind == "pointwise" and s.needs_model)
+    keep = tuple(sorted({signal for s in chosen if s.kind == "setwise" for signal in s.signals}))
+    # Other signals of the same model lie beside these, so that strategies can be compared in one workspace.
+    step_name = f"seed-{workspace.seed}/{fitted.name}/signals-{'-'.join([*pointwise, *keep])[:80]}"
+    rows_per_batch = getattr(fitted.learner, "rows_per_batch", ROWS_PER_BATCH)
+    task = ScoreTask(
+        pool_ref=workspace.pool.ref,
+        predictor_dir=fitted.directory,
+        predictor_fingerprint=fitted.fingerprint,
+        store_dir=workspace.run.directory / step_name,
+        num_rows=len(workspace.pool),
+        rows_per_batch=rows_per_batch if fitted.encoded is None else ROWS_PER_BATCH,
+        strategies=pointwise,
+        keep=keep,
+        features_file=None if fitted.encoded is None else fitted.encoded.features_file,
+    )
+    seconds = _map_shards(workspace, step_name, task, what=fitted.name)
+    return task.store(), seconds
+
+
+def _map_shards(workspace: Workspace, step_name: str, task: ScoreTask, *, what: str) -> float:
+    """Have the engine compute the signals of all shards that are missing; returns the seconds, of all attempts."""
+    run, engine, pool = workspace.run, workspace.engine, workspace.pool
+    shards, store = task.shards(pool), task.store()
+
+    def prepare() -> dict[str, Any]:
+        sealed = store.sealed()
+        if sealed is not None:  # the process ended between sealing and recording the step
+            return {"seconds": sealed["seconds"]}
+        left = store.missing(task.signal_names, shards)
+        run.log_event({"event": "scoring", "step": what, "shards": len(shards), "to_do": len(left)})
+        return {"left": [shard.index for shard in left]}
+
+    def do(path: Path) -> Mapping[str, Any]:
+        found = run.ranks.on_main(f"prepare {step_name}", prepare) if together else prepare()
+        if "left" in found:
+            left = set(found["left"])
+            engine.map_shards(task, [s for s in shards if s.index in left], stop_requested=run.stop_requested)
+            if run.ranks.is_main:
+                found = {"seconds": store.seal(shards)["seconds"]}
+        return {**found, "signals": sorted(task.signal_names)}
+
+    together = isinstance(engine, RanksEngine)
+    inputs = {
+        "model": task.predictor_fingerprint,
+        "pool": pool.fingerprint,
+        "signals": sorted(task.signal_names),
+    }
+    return run.step(step_name, inputs, do, together=together).seconds
