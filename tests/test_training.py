@@ -395,8 +395,11 @@ def test_out_of_memory_names_the_rows_and_what_to_set() -> None:
         def forward(self, tokens: Tensor, embeddings: bool = False) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    with pytest.raises(TrainingError, match=r"\d rows at once did not fit; set gradient_accumulation_steps to 4"):
+    with pytest.raises(TrainingError, match=r"\d rows of up to 6 tokens at once did not fit; .*steps to 4"):
         run(model=Hungry())
+    # Two rows are not cut further: then only shorter texts, or less memory for each, help.
+    with pytest.raises(TrainingError, match="2 rows of up to 6 tokens at once did not fit; set a lower max_length"):
+        run(SPEC.model_copy(update={"gradient_accumulation_steps": 50}), model=Hungry(), num_rows=28)
     with pytest.raises(TrainingError, match="eval_batch_size below 7"):
         predict(Hungry(), toy_rows(9)[0], batch_size=7)
 

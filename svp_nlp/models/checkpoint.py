@@ -23,6 +23,7 @@ from torch import Tensor
 
 from svp_nlp.errors import CheckpointError
 from svp_nlp.files import atomic_directory, remove_leftovers, sha256_file
+from svp_nlp.models.sharded import like, whole
 
 logger = logging.getLogger(__name__)
 
@@ -139,21 +140,25 @@ def verify_checkpoint(path: Path) -> str | None:
 
 
 def pack_optimizer(optimizer: Any) -> dict[str, Tensor]:
-    """The state of an optimiser as named tensors; its options are not in it, they come from the recipe."""
+    """The state of an optimiser as named tensors; its options are not in it, they come from the recipe.
+
+    All processes of a sharded training must call it.
+    """
     packed: dict[str, Tensor] = {}
     for number, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if value is not None:  # momentum before its first step
-                packed[f"{number}.{name}"] = torch.as_tensor(value)
+                packed[f"{number}.{name}"] = whole(torch.as_tensor(value))
     return packed
 
 
 def unpack_optimizer(optimizer: Any, packed: Mapping[str, Tensor]) -> None:
     """Put back what `pack_optimizer` gave into a new optimiser over the same parameters."""
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in packed.items():
         number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
+        state.setdefault(int(number), {})[name] = like(parameters[int(number)], value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

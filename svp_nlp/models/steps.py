@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ Labels: TypeAlias = npt.NDArray[np.int64]
 Dev: TypeAlias = tuple[Examples, Labels]
 
 _POSITIONS_NAMED = 10
+_FEWEST_ROWS = 2  # accumulation does not cut a batch into smaller parts
 
 
 @dataclass
@@ -83,6 +84,7 @@ class Fit:
     num_labels: int  # the largest label plus one
     rank: int  # of those that share this training, not of the launch
     processes: int  # 1: nothing below calls another process
+    sharded: bool  # FSDP2: `model` holds parts, and `forward` talks to all processes in evaluation too
     steps_per_epoch: int
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -100,6 +102,29 @@ class Wrapped(nn.Module):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         return logits_of(self.model(**inputs))
+
+
+def has_unused_parameters(model: nn.Module, examples: Examples, place: torch.device) -> bool:
+    """Whether a forward pass leaves out parameters that are to be trained, as a pooler that no classifier reads.
+
+    DDP must know: it would wait for their gradients. Always saying yes costs a walk over the graph at every step and
+    a warning that cannot be silenced. Costs one forward pass over two rows, without dropout.
+    """
+    was_training = model.training
+    inputs = examples.collate(np.arange(min(2, len(examples))), rng=None)
+    pending = [logits_of(model.eval()(**to_device(inputs, place))).grad_fn]
+    model.train(was_training)
+    reached, seen = set(), set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            reached.add(id(node.variable))
+        pending.extend(before for before, _ in node.next_functions)
+    drops_layers = any(getattr(module, "layerdrop", 0) for module in model.modules())
+    return drops_layers or any(id(value) not in reached for value in model.parameters() if value.requires_grad)
 
 
 def make_optimizer(
@@ -157,16 +182,10 @@ def take_step(fit: Fit, share: Share, *, rate: float) -> Tensor:
         group["lr"] = rate * group["lr_scale"]
     seed_torch(step_seed(fit.seed, fit.progress.step, f"dropout {fit.rank}"), place)
     measured = torch.zeros(3, device=place)
-    largest = max(len(labels_B) for labels_B in share.labels)
-    advice = (
-        f"{largest} rows at once did not fit; set gradient_accumulation_steps to "
-        f"{2 * spec.gradient_accumulation_steps} or lower global_batch_size"
-    )
-    with clear_errors(f"{fit.what}: step {fit.progress.step + 1}", advice):
+    with clear_errors(f"{fit.what}: step {fit.progress.step + 1:,}", _memory_advice(spec, share)):
         for number, (inputs, labels_B) in enumerate(zip(share.inputs, share.labels, strict=True)):
             last = number + 1 == len(share.inputs)
-            alone = last or fit.processes == 1
-            with contextlib.nullcontext() if alone else accelerator.no_sync(fit.forward):
+            with contextlib.nullcontext() if last else _no_sync(fit):
                 logits_BC = fit.forward(**to_device(inputs, place)).float()
                 if logits_BC.shape[1] < fit.num_labels:
                     raise TrainingError(
@@ -186,6 +205,31 @@ def take_step(fit: Fit, share: Share, *, rate: float) -> Tensor:
         fit.optimizer.step()
         fit.optimizer.zero_grad()
     return measured
+
+
+@contextlib.contextmanager
+def _no_sync(fit: Fit) -> Iterator[None]:
+    """Gradients are added up on this process only, to be shared after the last part."""
+    if fit.sharded:
+        forward: Any = fit.model
+        forward.set_requires_gradient_sync(False)
+        yield
+        forward.set_requires_gradient_sync(True)
+    elif fit.processes > 1:
+        with fit.accelerator.no_sync(fit.forward):
+            yield
+    else:
+        yield
+
+
+def _memory_advice(spec: TrainingSpec, share: Share) -> str:
+    rows = max(len(labels_B) for labels_B in share.labels)
+    width = max((value.shape[1] for inputs in share.inputs for value in inputs.values() if value.ndim > 1), default=1)
+    more = "" if rows <= _FEWEST_ROWS else f"gradient_accumulation_steps to {2 * spec.gradient_accumulation_steps}, or "
+    return (
+        f"{rows} rows of up to {width:,} tokens at once did not fit; set {more}a lower max_length, or, for a "
+        "transformer, gradient_checkpointing or mixed_precision bf16"
+    )
 
 
 def check_losses(fit: Fit) -> None:
@@ -217,21 +261,22 @@ def check_losses(fit: Fit) -> None:
 
 
 def measure_dev(fit: Fit, dev: Dev) -> float:
-    """Accuracy in the precision of the training; processes share the batches."""
+    """Accuracy in the precision of the training; processes share the batches, unless they need each other for each."""
     examples, labels_N = dev
     accelerator, size = fit.accelerator, fit.spec.eval_batch_size
     batches = [np.arange(start, min(start + size, len(labels_N))) for start in range(0, len(labels_N), size)]
+    mine = batches if fit.sharded else batches[fit.rank :: fit.processes]
     counts = torch.zeros(2, dtype=torch.int64, device=accelerator.device)  # correct, rows
     fit.model.eval()
     with torch.inference_mode(), clear_errors(f"{fit.what}: dev", f"set eval_batch_size below {size}"):
-        for rows_B in batches[fit.rank :: fit.processes]:
+        for rows_B in mine:
             inputs = to_device(examples.collate(rows_B, rng=None), accelerator.device)
             with accelerator.autocast():
                 logits_BC = logits_of(fit.model(**inputs))
             correct = (logits_BC.argmax(1).cpu() == torch.from_numpy(labels_N[rows_B])).sum()
             counts += torch.tensor([int(correct), len(rows_B)], device=counts.device)
     fit.model.train()
-    if fit.processes > 1:
+    if fit.processes > 1 and not fit.sharded:
         counts = accelerator.reduce(counts, reduction="sum")
     correct_count, rows = counts.tolist()
     assert rows == len(labels_N), "processes counted a row twice or not at all"

@@ -10,41 +10,45 @@ used: they pad the last batch with rows from the start, and a resumed loader shi
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
-from accelerate.utils import broadcast
-from torch import Tensor, nn
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
+from torch import nn
 
-from svp_nlp.arrays import IntK, fingerprint_array, fingerprint_json
-from svp_nlp.errors import CheckpointError, Interrupted, TrainingError
+from svp_nlp.arrays import IntK
+from svp_nlp.errors import TrainingError
 from svp_nlp.models.base import Event, FitContext, TrainingSpec
-from svp_nlp.models.batches import Examples, count_batches, epoch_batches, learning_rate, planned_epochs, warmup_steps
-from svp_nlp.models.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from svp_nlp.models.batches import (
+    Examples,
+    count_batches,
+    epoch_batches,
+    learning_rate,
+    planned_epochs,
+    warmup_steps,
+)
 from svp_nlp.models.devices import device, make_accelerator, seeded
 from svp_nlp.models.prediction import predict
+from svp_nlp.models.resume import put_trained_state, resume, stop_or_save, trained_state, training_identity
+from svp_nlp.models.sharded import sharded_copy, wants_sharding, whole
 from svp_nlp.models.steps import (
     Dev,
     Fit,
     Labels,
-    Progress,
     Unchecked,
     Wrapped,
     check_losses,
     collate_share,
+    has_unused_parameters,
     make_optimizer,
     measure_dev,
     take_step,
 )
 
 __all__ = ["Dev", "Examples", "Labels", "TrainingResult", "device", "predict", "seeded", "train"]
-
-logger = logging.getLogger(__name__)
 
 _STEPS_PER_CHECK = 20  # reading losses and agreeing with other processes wait for the GPU; a CPU does it at every step
 
@@ -110,29 +114,41 @@ def train(
     """
     _check(examples, labels_L, dev=dev, spec=training, what=what)
     accelerator = make_accelerator(training.mixed_precision)
-    identity = _identity(model, examples, labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed)
+    identity = training_identity(
+        model, examples, labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed, lr_scales=lr_scales,
+        compiled=compiled,
+    )  # fmt: skip
     processes = accelerator.num_processes if context.data_parallel else 1
-    wrapped = Wrapped(cast(nn.Module, torch.compile(model, dynamic=True)) if compiled else model)
-    forward = accelerator.prepare_model(wrapped, evaluation_mode=processes == 1)
-    optimizer: Any = make_optimizer(model, training, lr_scales=lr_scales)
+    sharded = processes > 1 and wants_sharding()
+    if sharded and compiled:
+        raise TrainingError(f"{what}: torch.compile cannot be used with FSDP2; turn one of them off")
+    held = model  # what is trained; a copy only when it lies in parts on several processes
+    if sharded:
+        held = sharded_copy(model, accelerator.device, mixed_precision=training.mixed_precision, what=what)
+    elif processes > 1:
+        unused = has_unused_parameters(model.to(accelerator.device), examples, accelerator.device)
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
+    wrapped = Wrapped(cast(nn.Module, torch.compile(held, dynamic=True)) if compiled else held)
+    forward = wrapped if sharded else accelerator.prepare_model(wrapped, evaluation_mode=processes == 1)
+    optimizer: Any = make_optimizer(held, training, lr_scales=lr_scales)
     if accelerator.scaler is not None:  # without a scaler the wrapper only looks for packages, 0.5 ms a step
         optimizer = accelerator.prepare_optimizer(optimizer)
     fit = Fit(
-        model=model, forward=forward, optimizer=optimizer, accelerator=accelerator, examples=examples,
+        model=held, forward=forward, optimizer=optimizer, accelerator=accelerator, examples=examples,
         labels_L=labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed, context=context, what=what,
-        identity=identity, num_labels=int(labels_L.max()) + 1, processes=processes,
+        identity=identity, num_labels=int(labels_L.max()) + 1, processes=processes, sharded=sharded,
         rank=accelerator.process_index if processes > 1 else 0,
         steps_per_epoch=count_batches(len(labels_L), training.global_batch_size),
     )  # fmt: skip
     with seeded(seed):
-        _resume(fit)
+        resume(fit)
         try:
             _run(fit)
         finally:
             optimizer.zero_grad()
             del wrapped.model  # Accelerate's patch is a reference cycle: it would hold the weights until the next gc
-    if fit.best:
-        model.load_state_dict(fit.best)
+    if fit.best or sharded:
+        put_trained_state(model.to(accelerator.device), fit.best or trained_state(held))
     model.eval()
     done = fit.progress
     best_epoch = done.best_epoch if dev is not None else done.epoch
@@ -158,32 +174,6 @@ def _check(examples: Examples, labels_L: Labels, *, dev: Dev | None, spec: Train
     assert dev is None or len(dev[0]) == len(dev[1])
 
 
-def _identity(
-    model: nn.Module,
-    examples: Examples,
-    labels_L: Labels,
-    *,
-    positions_L: IntK,
-    dev: Dev | None,
-    spec: TrainingSpec,
-    seed: int,
-) -> dict[str, Any]:
-    """What decides the result; a checkpoint belongs to a training when all of it is the same."""
-    weights = {name: [str(value.dtype), list(value.shape)] for name, value in model.state_dict().items()}
-    identity = {
-        "training options": fingerprint_json(spec.model_dump(mode="json", exclude={"checkpoint_every_s"})),
-        "seed": seed,
-        "labels": fingerprint_array(labels_L),
-        "positions": fingerprint_array(positions_L),
-        "model parameters": fingerprint_json(weights),
-    }
-    if examples.lengths_N is not None:
-        identity["lengths"] = fingerprint_array(examples.lengths_N)
-    if dev is not None:
-        identity["dev labels"] = fingerprint_array(dev[1])
-    return identity
-
-
 def _run(fit: Fit) -> None:
     """Epochs until the last one or until dev accuracy stops rising."""
     spec, progress = fit.spec, fit.progress
@@ -196,77 +186,6 @@ def _run(fit: Fit) -> None:
         )
         _train_epoch(fit, batches)
         _finish_epoch(fit)
-
-
-def _resume(fit: Fit) -> None:
-    """Go on from the newest good checkpoint, if there is one."""
-    directory, accelerator = fit.context.checkpoint_dir, fit.accelerator
-    if directory is None:
-        return
-    # The main process clears up what a crash left behind.
-    with accelerator.main_process_first() if fit.processes > 1 else contextlib.nullcontext():
-        loaded = load_checkpoint(directory, identity=fit.identity)
-    step = -1 if loaded is None else loaded.step
-    if fit.processes > 1:
-        steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
-        if len(set(steps)) > 1:
-            raise CheckpointError(f"processes found different checkpoints in {directory} (steps {steps}); share it")
-    if loaded is None:
-        return
-    hardware = _hardware(fit)
-    changed = [f"{name} {loaded.state['hardware'][name]} -> {hardware[name]}" for name in hardware
-               if loaded.state["hardware"][name] != hardware[name]]  # fmt: skip
-    if changed:
-        logger.warning("%s goes on with %s: last bits may differ", fit.what, ", ".join(changed))
-    fit.model.load_state_dict(loaded.tensors["model"])
-    unpack_optimizer(fit.optimizer, loaded.tensors["optimizer"])
-    if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(loaded.state["scaler"])
-    fit.best = loaded.tensors["best"]
-    fit.progress = Progress(**loaded.state["progress"])
-    logger.info("%s goes on from step %s", fit.what, f"{fit.progress.step:,}")
-
-
-def _hardware(fit: Fit) -> dict[str, Any]:
-    """What may change between attempts but for the last bits of the result."""
-    accelerator = fit.accelerator
-    return {"device": accelerator.device.type, "processes": fit.processes, "torch": str(torch.__version__)}
-
-
-def _stop_or_save(fit: Fit, *, check_every: int) -> None:
-    """Between two steps: write a checkpoint when one is due, or when asked to stop.
-
-    Raises:
-        Interrupted: asked to stop.
-    """
-    progress, accelerator, directory = fit.progress, fit.accelerator, fit.context.checkpoint_dir
-    stop = fit.context.stop_requested()
-    due = time.monotonic() - fit.saved_at >= fit.spec.checkpoint_every_s
-    if fit.processes > 1:
-        # All processes must agree, and agreeing costs a collective call.
-        if progress.step % check_every:
-            return
-        wishes = accelerator.reduce(torch.tensor([int(stop), int(due)], device=accelerator.device), reduction="sum")
-        stop, due = (wish > 0 for wish in wishes.tolist())
-    if directory is not None and (stop or due) and progress.step != fit.saved_step:
-        check_losses(fit)
-        if fit.rank == 0:
-            tensors: dict[str, dict[str, Tensor]] = {
-                "model": fit.model.state_dict(),
-                "best": fit.best,
-                "optimizer": pack_optimizer(fit.optimizer),
-            }
-            state = {
-                "identity": fit.identity,
-                "hardware": _hardware(fit),
-                "progress": asdict(progress),
-                "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-            }
-            save_checkpoint(directory, progress.step, tensors=tensors, state=state)
-        fit.saved_step, fit.saved_at = progress.step, time.monotonic()
-    if stop:
-        then = "starts it again" if directory is None else "goes on from here"
-        raise Interrupted(f"stopped during training of {fit.what}; the same command {then}")
 
 
 def _stopped_early(fit: Fit) -> bool:
@@ -283,7 +202,7 @@ def _train_epoch(fit: Fit, batches: Sequence[IntK]) -> None:
     before, started = progress.epoch_seconds, time.perf_counter()
     for rows_B in batches[progress.step_in_epoch :]:
         pause = time.perf_counter()
-        _stop_or_save(fit, check_every=check_every)
+        stop_or_save(fit, check_every=check_every)
         started += time.perf_counter() - pause
         rate = learning_rate(spec, step=progress.step, steps_per_epoch=len(batches))
         measured = take_step(fit, collate_share(fit, rows_B), rate=rate)
@@ -301,7 +220,7 @@ def _finish_epoch(fit: Fit) -> None:
     if fit.processes > 1:
         for buffer in fit.model.buffers():
             buffer.copy_(broadcast(buffer))  # batch norm's running statistics differ between processes
-    if not all(bool(torch.isfinite(value).all()) for value in fit.model.parameters()):
+    if not all(bool(torch.isfinite(whole(value)).all()) for value in fit.model.parameters()):
         raise TrainingError(
             f"{fit.what}: weights are not finite after epoch {progress.epoch + 1} (step {progress.step:,}); lower the "
             "learning rate or set max_grad_norm"
@@ -312,7 +231,7 @@ def _finish_epoch(fit: Fit) -> None:
     progress.epoch += 1
     if dev_accuracy is not None and dev_accuracy > progress.best_accuracy:
         progress.best_accuracy, progress.best_epoch = dev_accuracy, progress.epoch
-        fit.best = {name: value.detach().to("cpu", copy=True) for name, value in fit.model.state_dict().items()}
+        fit.best = {name: value.to("cpu", copy=True) for name, value in trained_state(fit.model).items()}
     event: Event = {
         "event": "epoch",
         "what": fit.what,

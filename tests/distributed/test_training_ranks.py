@@ -39,21 +39,21 @@ def plain():
     # 37 rows in batches of 6 leave a batch of 7; parts and ranks share it unevenly.
     spec = SPEC.model_copy(update=dict(global_batch_size=6, eval_batch_size=8))
     result = train(model, PlainExamples(examples.tokens_NT, None), labels_L, positions_L=np.arange(37),
-                   dev=(dev, dev_labels_N), training=spec, seed=0, context=FitContext())
+                   dev=(dev, dev_labels_N), training=spec, seed=0, context=FitContext(data_parallel=True))
     return model, result
 
 model, result = plain()
 save_file(dict(model.state_dict()), out / f"plain-{{world}}-{{rank}}.safetensors")
 (out / f"plain-{{world}}-{{rank}}.json").write_text(json.dumps(untimed(result)))
 if world > 1:
-    whole, result = run()  # batch norm, dropout, augmentation
+    whole, result = run(context=FitContext(data_parallel=True))  # batch norm, dropout, augmentation
     try:
         # Only one process is asked to stop.
-        run(context=FitContext(out / "checkpoints", stop_requested=StopAt(3) if rank == 1 else lambda: False))
+        run(context=FitContext(out / "checkpoints", data_parallel=True, stop_requested=StopAt(3) if rank == 1 else lambda: False))
         stopped = False
     except Interrupted:
         stopped = True
-    resumed, again = run(context=FitContext(out / "checkpoints"))
+    resumed, again = run(context=FitContext(out / "checkpoints", data_parallel=True))
     (out / f"resume-{{rank}}.json").write_text(json.dumps(
         [stopped, len(list((out / "checkpoints").iterdir())), untimed(again) == untimed(result)]))
     save_file(dict(whole.state_dict()), out / f"whole-{{rank}}.safetensors")
