@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import torch
 from pydantic import Field, model_validator
 
 from svp_nlp.arrays import FloatND, fingerprint_json
@@ -28,13 +29,15 @@ from svp_nlp.models.base import (
     Learner,
     Prediction,
     Spec,
-    TrainingSpec,
     read_config,
     write_config,
 )
 from svp_nlp.models.encoders import EncoderOptions, EncoderPredictor
+from svp_nlp.models.finetuning import FineTuningSpec
+from svp_nlp.models.heads import HeadTrainingSpec
+from svp_nlp.models.prediction import ScoringDtype
 from svp_nlp.models.pretrained import PretrainedSpec
-from svp_nlp.models.tokens import evenly, train_tokenizer
+from svp_nlp.models.tokens import pool_tokenizer
 from svp_nlp.pool import Pool
 
 HEAD_FILE = "head.safetensors"
@@ -49,29 +52,11 @@ _ENCODER_FIELDS = (
 )
 
 
-def _head_training() -> TrainingSpec:
-    return TrainingSpec(
-        optimizer="adamw",
-        learning_rate=1e-3,
-        num_train_epochs=10,
-        min_train_steps=100,
-        weight_decay=0.01,
-        global_batch_size=32,
-    )
-
-
-def _refresh_training() -> TrainingSpec:
-    return TrainingSpec(
-        optimizer="adamw", learning_rate=2e-5, num_train_epochs=3, warmup_ratio=0.1, weight_decay=0.01,
-        global_batch_size=32, max_grad_norm=1.0, eval_batch_size=64,
-    )  # fmt: skip
-
-
 class RefreshSpec(Spec):
     """When the encoder is fine-tuned, and how."""
 
     at: Annotated[int, Field(ge=1, description="labelled size; the first so many labels are what it is tuned on")]
-    training: TrainingSpec = Field(default_factory=_refresh_training)
+    training: FineTuningSpec = Field(default_factory=FineTuningSpec)
 
 
 class EmbeddingSpec(PretrainedSpec):
@@ -90,10 +75,10 @@ class EmbeddingSpec(PretrainedSpec):
         default=1.0, description="linear: inverse of the L2 penalty, for centred features of norm 1 on average"
     )
     hidden_size: Annotated[int, Field(ge=1)] = Field(default=128, description="mlp: units of its one hidden layer")
-    head_training: TrainingSpec = Field(default_factory=_head_training, description="mlp: how it is trained")
+    head_training: HeadTrainingSpec = Field(default_factory=HeadTrainingSpec, description="mlp: how it is trained")
     refresh: RefreshSpec | None = Field(default=None, description="fine-tune the encoder once; null: never")
     encode_batch_size: Annotated[int, Field(ge=1)] = 32
-    scoring_dtype: Literal["float32", "bfloat16"] = Field(
+    scoring_dtype: ScoringDtype = Field(
         default="float32", description="of the encoder; bfloat16 is faster on GPUs and slower on most CPUs"
     )
 
@@ -188,8 +173,7 @@ class EmbeddingLearner:
         Raises:
             ModelError: the model cannot be loaded, or is no encoder; random weights, and no pool.
         """
-        texts = None if pool is None else _texts(pool)
-        return _make_encoder(self.spec, texts, tuned)
+        return _make_encoder(self.spec, tuned=tuned, pool=pool)
 
     def tuner(self) -> Learner:
         """The learner that fine-tunes the encoder, at `max_length` tokens, or 128 when that is left to the model."""
@@ -215,8 +199,7 @@ class EmbeddingLearner:
         if context.encoder_dir is not None:
             encoder = context.encoder_dir
         else:
-            texts = _texts(context.pool) if context.pool is not None else train.rows.column(TEXT)
-            encoder = _make_encoder(self.spec, texts, None)
+            encoder = _make_encoder(self.spec, pool=context.pool, texts=train.rows.column(TEXT))
         features_LD = context.features_LD
         if features_LD is None:
             encoder = _load(encoder, self.spec) if isinstance(encoder, Path) else encoder
@@ -270,10 +253,6 @@ def _load(directory: Path, spec: EmbeddingSpec) -> EncoderPredictor:
     return encoders.load_encoder(directory, spec, trust_remote_code=spec.trust_remote_code)
 
 
-def _texts(pool: Pool) -> pa.ChunkedArray:
-    return pool.take(np.array(evenly(len(pool)), dtype=np.int64)).column(TEXT)
-
-
 def _encode(encoder: EncoderPredictor, rows: pa.Table, context: FitContext) -> FloatND:
     parts = []
     for start in range(0, rows.num_rows, ROWS_PER_BATCH):
@@ -282,29 +261,38 @@ def _encode(encoder: EncoderPredictor, rows: pa.Table, context: FitContext) -> F
     return np.concatenate([part for part in parts if part is not None])
 
 
-def _make_encoder(spec: EmbeddingSpec, texts: pa.ChunkedArray | None, tuned: Path | None) -> EncoderPredictor:
-    """The encoder of a spec; `texts` train the tokenizer where there is none."""
+def _make_encoder(
+    spec: EmbeddingSpec, *, tuned: Path | None = None, pool: Pool | None, texts: pa.ChunkedArray | None = None
+) -> EncoderPredictor:
+    """The encoder of a spec; the pool, or else `texts`, train the tokenizer of one with random weights."""
     from transformers import AutoModel
 
-    name = spec.model_name_or_path
-    layout = encoders.Layout() if name is None else encoders.read_layout(name, revision=spec.revision)
-    with training.seeded(0):  # random weights, and a pooler that a checkpoint lacks, are the same for every seed
-        if tuned is not None or name is not None:
-            source = {"name": str(tuned)} if tuned is not None else {"name": name, "revision": spec.revision}
-            tokenizer = pretrained.load_tokenizer(**source, trust_remote_code=spec.trust_remote_code)
-            body = pretrained.load_model(AutoModel, **source, trust_remote_code=spec.trust_remote_code)
-        elif texts is None:
-            raise ModelError("an encoder from a config learns its tokenizer from the pool, and no pool was given")
+    layout, revision = encoders.Layout(), None
+    # Random weights, and a pooler that a checkpoint lacks, are the same for every seed: all share the encoded pool.
+    with training.seeded(0):
+        if spec.config is not None and tuned is None:
+            if pool is None and texts is None:
+                raise ModelError("an encoder from a config learns its tokenizer from the pool, and no pool was given")
+            name = f"a {spec.config['model_type']} from config"
+            tokenizer = pool_tokenizer(texts, pool, vocab_size=spec.vocab_size)
+            with pretrained.clear_loading_errors(name):
+                body = AutoModel.from_config(pretrained.build_config(spec.config, tokenizer), dtype=torch.float32)
         else:
-            assert spec.config is not None
-            chosen = texts.take(pa.array(evenly(len(texts)), pa.int64()))
-            tokenizer = train_tokenizer(chosen.to_pylist(), spec.vocab_size)
-            body = AutoModel.from_config(pretrained.build_config(spec.config, tokenizer))
+            trust = {"trust_remote_code": spec.trust_remote_code}
+            if spec.model_name_or_path is not None:
+                config = pretrained.load_config(spec.model_name_or_path, revision=spec.revision, **trust)
+                revision = pretrained.resolved_revision(config) or spec.revision  # all files from one commit
+                layout = encoders.read_layout(spec.model_name_or_path, revision=revision)
+            name = str(tuned or spec.model_name_or_path)
+            at = None if tuned is not None else revision
+            tokenizer = pretrained.load_tokenizer(name, revision=at, **trust)
+            body = pretrained.load_model(AutoModel, name, revision=at, **trust)
     if body.config.is_encoder_decoder:
-        raise ModelError(f"{name or 'config'} ({body.config.model_type}) is an encoder with a decoder; name an encoder")
-    options = _options(spec, layout, name or "config", tokenizer=tokenizer, body=body)
+        raise ModelError(f"{name} ({body.config.model_type}) is an encoder with a decoder; name an encoder alone")
+    body.config.use_cache = False  # for generating; decoders would keep keys and values of every batch
+    options = _options(spec, layout, name, tokenizer=tokenizer, body=body)
     report = {
-        "model_revision": pretrained.resolved_revision(body.config),
+        "model_revision": revision,
         "parameters": sum(parameter.numel() for parameter in body.parameters()),
         **dataclasses.asdict(options),
     }

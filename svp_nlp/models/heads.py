@@ -10,12 +10,13 @@ import logging
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -28,6 +29,17 @@ from svp_nlp.models.base import FitContext, Labeled, TrainingSpec
 
 log = logging.getLogger(__name__)
 _MAX_ITERATIONS = 1_000  # lbfgs took 20 to 80 on 100 to 10,000 rows of MiniLM features
+
+
+class HeadTrainingSpec(TrainingSpec):
+    """TrainingSpec with defaults for a small head on features of variance 1."""
+
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    num_train_epochs: Annotated[int, Field(ge=1)] = 10
+    min_train_steps: Annotated[int, Field(ge=1)] | None = 100
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    global_batch_size: Annotated[int, Field(ge=1)] = 32
 
 
 @dataclass(frozen=True)
