@@ -13,6 +13,7 @@ from svp_nlp.recipe import load_recipe
 from svp_nlp.recipe_yaml import find_recipe, recipes_directory, shipped_recipes
 
 PAPER_RATES = [0.01, 0.005, 0.0025, 0.00125, 0.000625]
+LABELS_OF_AG_NEWS = 120_000
 PAPER = [name for name in shipped_recipes() if name.endswith("_fasttext_vdcnn29")]
 
 
@@ -22,14 +23,23 @@ def dumped(name: str) -> dict[str, Any]:
 
 def test_all_recipes_are_there() -> None:
     assert shipped_recipes() == [
+        "ag_news/active_distilbert_bert_large",
         "ag_news/active_fasttext_vdcnn29",
+        "ag_news/active_minilm_embedding",
+        "ag_news/active_tfidf_distilbert",
         "ag_news/coreset_fasttext_vdcnn29",
+        "ag_news/plasm_distilbert_roberta",
+        "ag_news/schroeder2022_bert_large",
+        "amazon_polarity/active_distilbert_bert_large",
         "amazon_polarity/active_fasttext_vdcnn29",
         "amazon_polarity/coreset_fasttext_vdcnn29",
         "amazon_review_full/active_fasttext_vdcnn29",
         "amazon_review_full/coreset_fasttext_vdcnn29",
         "demo/active_fasttext_vdcnn",
+        "smoke/active_embedding",
         "smoke/active_fasttext_vdcnn",
+        "smoke/active_tfidf",
+        "smoke/active_transformer",
         "smoke/coreset_fasttext_vdcnn",
     ]
 
@@ -82,6 +92,35 @@ def test_shares_are_the_same_for_every_dataset(name: str) -> None:
     recipe = load_recipe(name)
     rows = 3_600_000
     assert [recipe.resolve_initial(rows), *recipe.resolve_sizes(rows)] == [72_000, *range(360_000, 1_800_001, 360_000)]
+
+
+def test_schroeder_2022_has_25_labels_and_20_rounds_of_25() -> None:
+    recipe, values = load_recipe("ag_news/schroeder2022_bert_large"), dumped("ag_news/schroeder2022_bert_large")
+    assert recipe.resolve_initial(LABELS_OF_AG_NEWS) == 25
+    assert recipe.resolve_sizes(LABELS_OF_AG_NEWS) == list(range(50, 526, 25))
+    for role, decay in (("proxy", 0.95), ("target", 0.975)):
+        training = values[role]["training"]
+        assert values[role]["layerwise_lr_decay"] == decay
+        assert (training["learning_rate"], training["global_batch_size"]) == (2e-5, 12)
+    assert "target_selects" in recipe.baselines and len(recipe.seeds) == 5
+
+
+def test_plasm_has_15_rounds_of_1_percent_and_350_steps() -> None:
+    recipe, values = load_recipe("ag_news/plasm_distilbert_roberta"), dumped("ag_news/plasm_distilbert_roberta")
+    sizes = [recipe.resolve_initial(LABELS_OF_AG_NEWS), *recipe.resolve_sizes(LABELS_OF_AG_NEWS)]
+    assert sizes == list(range(1_200, 16 * 1_200 + 1, 1_200))
+    assert recipe.seeds == (23419, 705525, 4837, 10671619, 1084218)
+    expected = {"learning_rate": 2e-5, "num_train_epochs": 10, "min_train_steps": 350, "global_batch_size": 16}
+    for role in ("proxy", "target"):
+        assert values[role]["training"] | expected == values[role]["training"]
+        assert (values[role]["max_length"], values[role]["classifier_dropout"]) == (256, 0.0)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.startswith(("smoke/", "demo/"))])
+def test_what_runs_here_needs_no_network(name: str) -> None:
+    values = dumped(name)
+    assert values["pool"]["path"].startswith("builtin:")
+    assert all(values[role].get("model_name_or_path") is None for role in ("proxy", "target"))
 
 
 @pytest.mark.slow
