@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svp_nlp.models.base import ScheduleStage, TrainingSpec
-from svp_nlp.models.batches import epoch_batches, learning_rate, split_batch
+from svp_nlp.models.batches import (
+    count_batches,
+    epoch_batches,
+    learning_rate,
+    planned_epochs,
+    split_batch,
+    warmup_steps,
+)
 
 
 @given(
@@ -51,6 +58,22 @@ def test_epochs_and_seeds_have_orders_of_their_own_and_groups_save_padding() -> 
     widths = [int(lengths_N[rows_B].max()) for rows_B in epoch_batches(
         6400, seed=0, epoch=0, batch_size=32, lengths_N=lengths_N)]  # fmt: skip
     assert abs(np.corrcoef(widths, np.arange(len(widths)))[0, 1]) < 0.25  # short and long batches are mixed
+
+
+@given(num_rows=st.integers(1, 200), batch_size=st.integers(1, 60), least=st.none() | st.integers(1, 500))
+@settings(deadline=None)
+def test_epochs_are_added_until_there_are_enough_steps_and_no_longer(
+    num_rows: int, batch_size: int, least: int | None
+) -> None:
+    spec = TrainingSpec(num_train_epochs=3, min_train_steps=least, warmup_ratio=0.1)
+    steps = count_batches(num_rows, batch_size)
+    assert steps == len(epoch_batches(num_rows, seed=0, epoch=0, batch_size=batch_size))
+    epochs = planned_epochs(spec, steps)
+    assert epochs == 3 or (epochs > 3 and least is not None and (epochs - 1) * steps < least)
+    assert epochs * steps >= (least or 0)
+    rates = [learning_rate(spec, step=step, steps_per_epoch=steps) for step in (0, epochs * steps - 1)]
+    assert min(rates) > 0
+    assert warmup_steps(spec, epochs * steps) <= 0.1 * epochs * steps
 
 
 @given(rows=st.integers(1, 60), parts=st.integers(1, 9), num_processes=st.integers(1, 8))

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_bert import UnusedPooler, tiny_bert, token_rows
 from torch import Tensor, nn
 
 from svp_nlp.errors import CheckpointError, Interrupted, ModelError, TrainingError
 from svp_nlp.models.base import FitContext, ScheduleStage, TrainingSpec
 from svp_nlp.models.batches import epoch_batches
+from svp_nlp.models.steps import has_unused_parameters, make_optimizer
 from svp_nlp.models.training import TrainingResult, predict, seeded, train
 
 VOCABULARY, CLASSES = 30, 3
@@ -411,13 +414,201 @@ def test_few_rows_and_a_single_class_are_trained(num_rows: int) -> None:
     assert result.history[-1]["loss"] < result.history[0]["loss"] + 0.5
 
 
-def test_adamw_decays_matrices_only() -> None:
-    from svp_nlp.models.steps import make_optimizer
+def test_adamw_decays_what_the_trainer_of_transformers_decays() -> None:
+    from transformers import (
+        AutoModelForSequenceClassification,
+        DebertaV2Config,
+        DistilBertConfig,
+        RobertaConfig,
+        Trainer,
+    )
 
-    groups = make_optimizer(Toy(), SPEC).param_groups
-    assert {(group["weight_decay"], parameter.ndim) for group in groups for parameter in group["params"]} == {
-        (SPEC.weight_decay, 2), (0.0, 1),
-    }  # fmt: skip
+    sizes: dict[str, Any] = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    more: dict[str, Any] = {"intermediate_size": 8, "max_position_embeddings": 16, "relative_attention": True}
+    configs = [RobertaConfig(**sizes, **more), DebertaV2Config(**sizes, **more),
+               DistilBertConfig(vocab_size=20, dim=8, hidden_dim=8, n_layers=1, n_heads=2)]  # fmt: skip
+    for model in [AutoModelForSequenceClassification.from_config(config) for config in configs] + [tiny_bert(), Toy()]:
+        if isinstance(model, Toy):
+            model.norm = nn.LayerNorm(8)  # the Trainer decays the scales of batch norm
+        names = {id(value): name for name, value in model.named_parameters()}
+        decayed = {
+            names[id(value)]
+            for group in make_optimizer(model, SPEC).param_groups
+            for value in group["params"]
+            if group["weight_decay"]
+        }
+        assert decayed == set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
+
+
+def test_a_parameter_learns_at_its_own_rate_and_a_frozen_one_not_at_all() -> None:
+    def change(scales: dict[str, float] | None, frozen: str | None = None) -> dict[str, Tensor]:
+        with seeded(0):
+            model = Toy(norm=False)
+        model.dropout = nn.Identity()
+        for name, value in model.named_parameters():
+            value.requires_grad_(name != frozen)
+        before = {name: value.detach().clone() for name, value in model.named_parameters()}
+        examples, labels_L = toy_rows(6)
+        spec = TrainingSpec(num_train_epochs=1, learning_rate=0.1, lr_scheduler="constant")
+        result = train(model, PlainExamples(examples.tokens_NT, None), labels_L, positions_L=np.arange(6), dev=None,
+                       training=spec, seed=0, context=FitContext(), lr_scales=scales)  # fmt: skip
+        assert result.history[0]["learning_rate"] == 0.1
+        return {name: value.detach() - before[name] for name, value in model.named_parameters()}
+
+    whole, scaled = change(None), change({"embedding.weight": 0.5, "output.bias": 0.0})
+    assert all(value.abs().max() > 0 for value in whole.values())
+    torch.testing.assert_close(scaled["embedding.weight"], 0.5 * whole["embedding.weight"])
+    torch.testing.assert_close(scaled["output.weight"], whole["output.weight"])
+    assert not scaled["output.bias"].any()
+    part = change(None, frozen="embedding.weight")
+    assert not part["embedding.weight"].any()
+    assert torch.equal(part["output.weight"], whole["output.weight"])
+    with pytest.raises(TrainingError, match="lr_scales names 'nothing'"):
+        change({"nothing": 1.0})
+    with pytest.raises(TrainingError, match="unfreeze one"):
+        run(model=Toy().requires_grad_(False))
+
+
+def frozen_toy() -> Toy:
+    with seeded(3):
+        model = Toy()
+    model.embedding.requires_grad_(False)
+    return model
+
+
+def test_frozen_weights_are_not_in_the_checkpoint_and_must_be_the_same_again(tmp_path: Path) -> None:
+    whole, _ = run(model=frozen_toy())
+    with pytest.raises(Interrupted):
+        run(model=frozen_toy(), context=FitContext(tmp_path, stop_requested=StopAt(6)))
+    (saved,) = tmp_path.iterdir()
+    assert load_file(saved / "model.safetensors").keys() == whole.state_dict().keys() - {"embedding.weight"}
+    other = frozen_toy()
+    other.embedding.weight.data[3, 3] += 1e-6
+    with pytest.raises(CheckpointError, match="frozen weights differ"):
+        run(model=other, context=FitContext(tmp_path))
+    with pytest.raises(CheckpointError, match="trained parameters"):
+        run(context=FitContext(tmp_path))
+    resumed, _ = run(model=frozen_toy(), context=FitContext(tmp_path))
+    assert bits(resumed) == bits(whole)
+
+
+def test_few_rows_are_trained_for_enough_steps_and_the_report_says_so() -> None:
+    spec = SPEC.model_copy(update={"num_train_epochs": 2, "min_train_steps": 11, "warmup_ratio": 0.25})
+    _, result = run(spec, num_rows=29)
+    assert (result.epochs_planned, result.epochs_run, result.steps, result.steps_per_epoch) == (3, 3, 12, 4)
+    assert result.report["warmup_steps"] == 3
+    _, result = run(spec, num_rows=200)
+    assert (result.epochs_planned, result.steps, result.steps_per_epoch) == (2, 50, 25)
+
+
+@pytest.mark.parametrize("name", ["device", "processes", "sharded"])
+def test_a_training_on_other_hardware_starts_from_its_beginning_and_says_so(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from svp_nlp.models import resume
+
+    found = resume._hardware
+    monkeypatch.setattr(resume, "_hardware", lambda fit: {**found(fit), name: "other"})
+    with pytest.raises(Interrupted):
+        run(context=FitContext(tmp_path, stop_requested=StopAt(5)))
+    monkeypatch.setattr(resume, "_hardware", found)
+    again, result = run(SPEC.model_copy(update={"checkpoint_every_s": 0}), context=FitContext(tmp_path))
+    (line,) = caplog.messages
+    assert "starts from its beginning, not from step 5" in line
+    assert f"{name} other -> " in line
+    whole, expected = run()
+    assert bits(again) == bits(whole)
+    assert untimed(result) == untimed(expected)
+    assert all(json.loads((path / "state.json").read_text())["hardware"][name] != "other"
+               for path in tmp_path.iterdir())  # fmt: skip
+
+
+def test_another_version_of_torch_goes_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from svp_nlp.models import resume
+
+    found = resume._hardware
+    monkeypatch.setattr(resume, "_hardware", lambda fit: {**found(fit), "torch": "2.6.0"})
+    with pytest.raises(Interrupted):
+        run(context=FitContext(tmp_path, stop_requested=StopAt(5)))
+    monkeypatch.setattr(resume, "_hardware", found)
+    assert bits(run(context=FitContext(tmp_path))[0]) == bits(run()[0])
+    assert "goes on with torch 2.6.0 -> " in caplog.text
+
+
+def run_bert(context: FitContext | None = None, **changes: Any) -> tuple[nn.Module, TrainingResult]:
+    """Dropout, attention dropout, accumulation, clipping, batches grouped by length."""
+    with seeded(0):
+        model = tiny_bert()
+    examples, labels_L = token_rows(29)
+    result = train(
+        model, examples, labels_L, positions_L=np.arange(29), dev=token_rows(20, seed=1),
+        training=SPEC.model_copy(update=changes), seed=0, context=context or FitContext(),
+    )  # fmt: skip
+    return model, result
+
+
+KILLED = """
+import os, signal, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_training import bits, run_bert, untimed
+from svp_nlp.models.base import FitContext
+
+model, result = run_bert()
+assert result.steps_per_epoch == 4
+for step in (2, 9):  # in the middle of an epoch, without and with a best epoch before
+    with tempfile.TemporaryDirectory() as name:
+        asked = []
+        def kill_at_step():
+            asked.append(0)
+            if len(asked) > step + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return False
+        child = os.fork()
+        if child == 0:
+            run_bert(FitContext(Path(name), stop_requested=kill_at_step), checkpoint_every_s=0)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+        assert sorted(os.listdir(name))[-1] == f"step-{{step:08d}}", os.listdir(name)
+        resumed, again = run_bert(FitContext(Path(name)), checkpoint_every_s=0)
+        assert bits(resumed) == bits(model), step
+        assert untimed(again) == untimed(result), step
+"""
+
+
+def test_a_transformer_killed_in_the_middle_of_an_epoch_resumes_to_the_same_bits() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = KILLED.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_compiler_that_is_missing_is_said_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    class Uncompiled(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, **inputs: Tensor) -> Any:
+            raise InvalidCxxCompiler
+
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: Uncompiled(model))
+    examples, labels_L = toy_rows(9)
+    with pytest.raises(TrainingError, match=r"torch.compile failed \(InvalidCxxCompiler.*turn the option off"):
+        train(Toy(), examples, labels_L, positions_L=np.arange(9), dev=None, training=SPEC, seed=0,
+              context=FitContext(), compiled=True)  # fmt: skip
+
+
+def test_what_is_not_data_parallel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(TrainingError, match="FSDP version 1; set fsdp_version to 2"):
+        run()
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert bits(run()[0]) == bits(run()[0])  # one process: nothing to split
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -444,3 +635,16 @@ def test_predictions_are_in_row_order_and_bit_equal_for_equal_batches(grouped: b
 def test_predicting_nothing_is_an_error() -> None:
     with pytest.raises(ModelError, match="no row"):
         predict(Toy(), toy_rows(0)[0], batch_size=4)
+
+
+def test_unused_parameters_are_found_without_touching_the_model() -> None:
+    examples, _ = token_rows(3)
+    with seeded(0):
+        cases = [(tiny_bert(), False), (UnusedPooler(), True), (UnusedPooler(), False)]
+    cases[2][0].bert.pooler.requires_grad_(False)
+    for model, expected in cases:
+        before = bits(model)
+        assert has_unused_parameters(model, examples, torch.device("cpu")) is expected
+        assert bits(model) == before
+        assert model.training
+        assert all(value.grad is None for value in model.parameters())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import time
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from svp_nlp.arrays import IntK, fingerprint_array, fingerprint_json
 from svp_nlp.errors import CheckpointError, Interrupted
+from svp_nlp.files import remove_leftovers
 from svp_nlp.models.base import TrainingSpec
 from svp_nlp.models.batches import Examples
 from svp_nlp.models.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
@@ -93,9 +93,11 @@ def resume(fit: Fit) -> None:
     directory, accelerator = fit.context.checkpoint_dir, fit.accelerator
     if directory is None:
         return
-    # The main process clears up what a crash left behind.
-    with accelerator.main_process_first() if fit.processes > 1 else contextlib.nullcontext():
-        loaded = load_checkpoint(directory, identity=fit.identity)
+    if fit.processes > 1:
+        if fit.rank == 0:
+            remove_leftovers(directory)
+        accelerator.wait_for_everyone()
+    loaded = load_checkpoint(directory, identity=fit.identity)
     step = -1 if loaded is None else loaded.step
     if fit.processes > 1:
         steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
