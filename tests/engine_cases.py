@@ -15,7 +15,6 @@ from toy import CLASS_NAMES, toy_rows
 
 from svp_nlp import active_learning, fitting, make_learner, open_workspace
 from svp_nlp.engines import Engine
-from svp_nlp.models import LEARNERS
 from svp_nlp.pool import PoolRef
 from svp_nlp.scoring import ScoreTask
 
@@ -23,11 +22,14 @@ ROWS = 200
 ROWS_PER_BATCH = 7  # 8 shards, the last one shorter
 _DIFFERENT = 12  # texts as a model sees them
 
+_TINY = {"model_type": "distilbert", "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
 # kind -> options that make it small, and blind to the last word of a text
 OPTIONS: dict[str, dict[str, Any]] = {
     "fasttext": {"bucket": 1000, "word_ngrams": 1, "epochs": 5, "learning_rate": 0.5},
+    "transformer": {"config": _TINY, "vocab_size": 400, "max_length": 6, "training": {"num_train_epochs": 1}},
+    "embedding": {"config": _TINY, "vocab_size": 400, "max_length": 6},
 }
-KINDS = [kind for kind in OPTIONS if kind in LEARNERS]
+KINDS = list(OPTIONS)
 
 
 def write_tied_pool(path: Path) -> Path:
@@ -57,7 +59,7 @@ class Case:
     def unscored(self, directory: Path) -> Path:
         """A copy of the run in which nothing has been scored yet."""
         shutil.copytree(self.run_dir, directory)
-        for path in [*directory.rglob("signals-*"), *directory.rglob("features-*"), *directory.rglob("round-*")]:
+        for path in [*directory.rglob("signals-*"), *directory.rglob("features*"), *directory.rglob("round-*")]:
             shutil.rmtree(path)
         return directory
 

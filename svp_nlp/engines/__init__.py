@@ -13,6 +13,7 @@ __all__ = ["ENGINES", "Engine", "EngineSpec", "LocalEngine", "engine_spec_classe
 ENGINES = {
     "local": "svp_nlp.engines.local",
     "processes": "svp_nlp.engines.processes",
+    "ray": "svp_nlp.engines.ray",
 }
 
 
