@@ -217,7 +217,7 @@ def _save_head(model: Any, directory: Path | None, result: training.TrainingResu
     with atomic_directory(directory / "head-done") as path:
         safetensors.torch.save_file(head, path / _HEAD_FILE)
         done = {"key": key, "sha256": sha256_file(path / _HEAD_FILE), "result": result.report}
-        write_json(path / _DONE_FILE, done)
+        write_json(path / _DONE_FILE, {**done, "check": fingerprint_json(done)})
 
 
 def _load_head(model: Any, directory: Path | None, *, key: str) -> training.TrainingResult | None:
@@ -227,7 +227,8 @@ def _load_head(model: Any, directory: Path | None, *, key: str) -> training.Trai
     path = directory / "head-done"
     try:
         done = read_json(path / _DONE_FILE)
-        if done["key"] != key or done["sha256"] != sha256_file(path / _HEAD_FILE):
+        check = done.pop("check")
+        if check != fingerprint_json(done) or done["key"] != key or done["sha256"] != sha256_file(path / _HEAD_FILE):
             raise ValueError("it is of another training, or was changed")
         head = safetensors.torch.load_file(path / _HEAD_FILE)
         result = training.TrainingResult(**{**done["result"], "history": tuple(done["result"]["history"])})

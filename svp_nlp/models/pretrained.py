@@ -45,6 +45,11 @@ class PretrainedSpec(LearnerSpec):
         default=8_000, description="with config: tokens of the tokenizer that is trained on the pool"
     )
 
+    @property
+    def model_name(self) -> str:
+        """What the network is called in messages."""
+        return self.model_name_or_path or f"a {(self.config or {}).get('model_type')} from config"
+
     @field_validator("config")
     @classmethod
     def _known_keys(cls, config: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -217,7 +222,7 @@ def load_model(
     import torch
 
     arguments = _arguments(name, revision, trust_remote_code)
-    with clear_loading_errors(name, revision), _quiet_report():
+    with clear_loading_errors(name, revision), quiet_transformers():
         model, found = auto_class.from_pretrained(
             **arguments, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True, **options,
@@ -235,8 +240,8 @@ def load_model(
 
 
 @contextlib.contextmanager
-def _quiet_report() -> Iterator[None]:
-    """Without a progress bar, and without the report that a head is new, which is said in our own words."""
+def quiet_transformers() -> Iterator[None]:
+    """Without progress bars, and without the report that a head is new, which is said in our own words."""
     from transformers.utils import logging as transformers_logging
 
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
@@ -270,12 +275,14 @@ def build_config(values: Mapping[str, Any], tokenizer: Any) -> Any:
     special = {
         f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("pad", "bos", "eos", "cls", "sep")
     }
-    special["decoder_start_token_id"] = tokenizer.pad_token_id
     with clear_loading_errors(f"config {dict(values)}"):
         _check_config(values)
         known = {field.name for field in dataclasses.fields(type(AutoConfig.for_model(values["model_type"])))}
         special = {key: number for key, number in special.items() if key in known}
-        return AutoConfig.for_model(**{**special, **values, "vocab_size": len(tokenizer)})
+        config = AutoConfig.for_model(**{**special, **values, "vocab_size": len(tokenizer)})
+    if config.is_encoder_decoder:
+        config.decoder_start_token_id = tokenizer.pad_token_id  # as T5 has it
+    return config
 
 
 def set_classifier_dropout(config: Any, dropout: float, name: str) -> None:

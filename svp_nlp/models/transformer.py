@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import ModelError, TrainingError
@@ -33,27 +31,14 @@ from svp_nlp.models.base import (
     read_config,
     write_config,
 )
-from svp_nlp.models.finetuning import FineTuningSpec, draw_head, fine_tune
-from svp_nlp.models.prediction import ScoringDtype, logits_of
-from svp_nlp.models.pretrained import (
-    PretrainedSpec,
-    build_config,
-    check_fits,
-    clear_loading_errors,
-    head_parameters,
-    load_config,
-    load_model,
-    load_tokenizer,
-    resolved_revision,
-    set_classifier_dropout,
-)
-from svp_nlp.models.tokens import TokenExamples, pool_tokenizer, token_examples, token_lengths
-
-log = logging.getLogger(__name__)
+from svp_nlp.models.classifiers import WithFeatures, checkpoint_activations, make_classifier, names_of
+from svp_nlp.models.finetuning import FineTuningSpec, fine_tune
+from svp_nlp.models.prediction import ScoringDtype
+from svp_nlp.models.pretrained import PretrainedSpec, load_config, load_model, load_tokenizer, quiet_transformers
+from svp_nlp.models.tokens import TokenExamples, token_examples, token_lengths
 
 WEIGHTS_FILE = "model.safetensors"
 _ONE_FILE = "1000GB"
-_CLASSIFIER = "ForSequenceClassification"
 
 
 class TransformerSpec(PretrainedSpec):
@@ -77,41 +62,6 @@ class TransformerSpec(PretrainedSpec):
     scoring_dtype: ScoringDtype = Field(default="float32", description="bfloat16: faster on most GPUs, not on CPUs")
     training: FineTuningSpec = Field(default_factory=FineTuningSpec)
 
-    @property
-    def model_name(self) -> str:
-        """What the network is called in messages."""
-        return self.model_name_or_path or f"a {(self.config or {}).get('model_type')} from config"
-
-
-class _WithFeatures(nn.Module):
-    """A classifier that also gives, when asked, what its last layer reads."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        head = {name.rpartition(".")[0] for name in head_parameters(model)}
-        fitting = [m for name, m in model.named_modules() if name in head and isinstance(m, nn.Linear)]
-        fitting = [m for m in fitting if m.out_features == model.config.num_labels]
-        if not fitting:
-            raise ModelError(f"{type(model).__name__} has no linear last layer; use another model")
-        self.last = fitting[-1]
-
-    def forward(self, *, embeddings: bool = False, **inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits [B, C]; with `embeddings` also [B, D]."""
-        if not embeddings:
-            return logits_of(self.model(**inputs))
-        caught: list[Tensor] = []
-        hook = self.last.register_forward_pre_hook(lambda _module, arguments: caught.append(arguments[0]))
-        try:
-            logits_BC = logits_of(self.model(**inputs))
-        finally:
-            hook.remove()
-        features = caught[0]
-        if features.ndim == 3:  # decoders classify every token and take the last one of a text
-            last_B = inputs["attention_mask"].sum(1) - 1
-            features = features[torch.arange(len(features), device=features.device), last_B]
-        return logits_BC, features
-
 
 class TransformerPredictor:
     """A fitted transformer."""
@@ -122,7 +72,7 @@ class TransformerPredictor:
         """`model` and `tokenizer` must not be changed afterwards."""
         self.spec, self.class_names, self.report = spec, class_names, report
         self._model, self._tokenizer = model.eval().requires_grad_(False), tokenizer
-        self._scorer = _WithFeatures(model).eval()
+        self._scorer = WithFeatures(model).eval()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -161,8 +111,9 @@ class TransformerPredictor:
 
     def save(self, directory: Path) -> None:
         """Write what `AutoModelForSequenceClassification.from_pretrained` and `pipeline` read, with our keys in it."""
-        self._model.save_pretrained(directory, max_shard_size=_ONE_FILE)
-        self._tokenizer.save_pretrained(directory)
+        with quiet_transformers():
+            self._model.save_pretrained(directory, max_shard_size=_ONE_FILE)
+            self._tokenizer.save_pretrained(directory)
         theirs = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
         theirs.pop("_name_or_path", None)  # a folder of this machine, perhaps
         write_config(
@@ -178,7 +129,8 @@ class TransformerPredictor:
 def _tokenizer_fingerprint(tokenizer: Any) -> str:
     """Of what it does, the vocabulary and some awkward text in tokens: its files differ between versions."""
     probe = "Ünïcödé, CASE  and\tspaces\n1,234.5 <br> don't 中文 naïve"
-    return fingerprint_json([sorted(tokenizer.get_vocab().items()), tokenizer(probe)["input_ids"]])
+    ids = tokenizer(probe, truncation=True, max_length=64)["input_ids"]
+    return fingerprint_json([sorted(tokenizer.get_vocab().items()), ids])
 
 
 def _examples(rows: pa.Table, tokenizer: Any, spec: TransformerSpec, *, group_by_length: bool = True) -> TokenExamples:
@@ -222,13 +174,18 @@ class TransformerLearner:
                 f"{name}: {len(train):,} labelled rows of {len(train.class_names)} classes; a classifier needs rows "
                 "and at least 2 classes: label some, or add a class"
             )
-        model, tokenizer, revision = _network(spec, train, seed=seed, context=context)
+        texts = train.rows.column(TEXT)
+        made = make_classifier(
+            spec, train.class_names, texts, pool=context.pool, seed=seed, max_length=spec.max_length,
+            dropout=spec.classifier_dropout,
+        )  # fmt: skip
+        model, tokenizer = made.model, made.tokenizer
         result = self._train(model, tokenizer, train, dev=dev, seed=seed, context=context)
-        lengths = token_lengths(train.rows.column(TEXT), tokenizer, max_length=spec.max_length)
+        lengths = token_lengths(texts, tokenizer, max_length=spec.max_length)
         report = {
             **result.report,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "model_revision": revision,
+            "model_revision": made.revision,
             "tokens": dataclasses.asdict(lengths),
         }
         return TransformerPredictor(spec, model, tokenizer, train.class_names, report=report)
@@ -244,7 +201,7 @@ class TransformerLearner:
         if spec.gradient_checkpointing:
             if not model.supports_gradient_checkpointing:
                 raise ModelError(f"{spec.model_name} has no gradient checkpointing; leave out gradient_checkpointing")
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_activations(model, True)
         result = fine_tune(
             model,
             _examples(train.rows, tokenizer, spec, group_by_length=spec.group_by_length),
@@ -260,7 +217,7 @@ class TransformerLearner:
             compiled=spec.torch_compile,
         )
         if spec.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+            checkpoint_activations(model, False)
         return result
 
     def load(self, directory: Path) -> TransformerPredictor:
@@ -272,10 +229,11 @@ class TransformerLearner:
         from transformers import AutoModelForSequenceClassification
 
         saved = read_config(directory)
-        trust = {"trust_remote_code": self.spec.trust_remote_code}
-        config, tokenizer = load_config(str(directory), **trust), load_tokenizer(str(directory), **trust)
+        trust, name = self.spec.trust_remote_code, str(directory)
+        config = load_config(name, trust_remote_code=trust)
+        tokenizer = load_tokenizer(name, trust_remote_code=trust)
         class_names = tuple(saved.get("class_names", ()))
-        if class_names != (found := _names(config)):
+        if class_names != (found := names_of(config)):
             raise ModelError(
                 f"{directory / CONFIG_FILE}: class_names are {list(class_names)}, id2label says {list(found)}; the "
                 "file was changed: copy or train the model again"
@@ -290,55 +248,9 @@ class TransformerLearner:
             "report",
         }:
             delattr(config, key)
-        model = load_model(AutoModelForSequenceClassification, str(directory), config=config, **trust)
+        model = load_model(AutoModelForSequenceClassification, name, trust_remote_code=trust, config=config)
         model = model.to(training.device())
         return TransformerPredictor(self.spec, model, tokenizer, class_names, report=dict(saved.get("report", {})))
-
-
-def _names(config: Any) -> tuple[str, ...]:
-    """Class names of a config, in order."""
-    return tuple(str(name) for _, name in sorted(config.id2label.items()))
-
-
-def _network(spec: TransformerSpec, train: Labeled, *, seed: int, context: FitContext) -> tuple[Any, Any, str | None]:
-    """The model to train, its tokenizer, and the commit that it came from."""
-    from transformers import AutoModelForSequenceClassification
-
-    name, revision, kept = spec.model_name, None, False
-    if spec.config is not None:
-        tokenizer = pool_tokenizer(
-            train.rows.column(TEXT), context.pool, vocab_size=spec.vocab_size, max_length=spec.max_length
-        )
-        config = build_config(spec.config, tokenizer)
-    else:
-        trust = {"trust_remote_code": spec.trust_remote_code}
-        config = load_config(name, revision=spec.revision, **trust)
-        revision = resolved_revision(config)
-        pinned = {"revision": revision or spec.revision, **trust}  # all files from one commit, even if a branch moves
-        tokenizer = load_tokenizer(name, **pinned)
-        has_head = any(str(a).endswith(_CLASSIFIER) for a in config.architectures or ())
-        kept = has_head and _names(config) == train.class_names
-        if has_head:
-            what = "is kept" if kept else "is replaced by a new one"
-            log.info("%s has a head for %s, which %s", name, ", ".join(_names(config)[:10]), what)
-    config.id2label = dict(enumerate(train.class_names))
-    config.label2id = {label: number for number, label in enumerate(train.class_names)}
-    config.problem_type = "single_label_classification"
-    config.pad_token_id = tokenizer.pad_token_id
-    config.use_cache = False  # for generating; decoders would keep keys and values of every batch
-    if spec.classifier_dropout is not None:
-        set_classifier_dropout(config, spec.classifier_dropout, name)
-    with training.seeded(seed):
-        if spec.config is not None:
-            with clear_loading_errors(name):
-                model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-        else:
-            model = load_model(AutoModelForSequenceClassification, name, config=config, **pinned)
-            if not kept:
-                draw_head(model)
-    check_fits(model, tokenizer, max_length=spec.max_length, name=name)
-    tokenizer.model_max_length = spec.max_length  # so that users who truncate get the same probabilities
-    return model, tokenizer, revision
 
 
 spec_class = TransformerSpec
