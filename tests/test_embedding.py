@@ -52,7 +52,7 @@ def random_model(tmp_path_factory) -> Path:
                 "intermediate_size": 64, "max_position_embeddings": 64},
         vocab_size=400,
     )  # fmt: skip
-    encoder = make_learner(spec).fit(labeled(), dev=None, seed=0, context=FitContext())._encoder
+    encoder = make_learner(spec).fit(labeled(), dev=None, seed=0, context=FitContext()).encoder
     directory = tmp_path_factory.mktemp("model")
     encoder._network.body.save_pretrained(directory)
     encoder.tokenizer.save_pretrained(directory)
@@ -107,7 +107,7 @@ def test_pooling_is_that_of_each_text_alone_whatever_lies_under_the_padding(leng
 
 def test_a_text_has_the_same_features_in_any_company():
     rows = labeled().rows
-    encoder = fitted()._encoder
+    encoder = fitted().encoder
     together_BD = encoder.predict(rows, embeddings=True).embeddings_BD
     order_B = np.random.default_rng(0).permutation(len(rows))
     shuffled_BD = encoder.predict(rows.take(order_B), embeddings=True).embeddings_BD
@@ -327,7 +327,7 @@ def test_encoding_the_labelled_rows_can_be_stopped():
 
 def test_bfloat16_is_close_and_is_another_encoder():
     rows = labeled().rows
-    full, half = fitted()._encoder, fitted(scoring_dtype="bfloat16")._encoder
+    full, half = fitted().encoder, fitted(scoring_dtype="bfloat16").encoder
     full_BD, half_BD = (e.predict(rows, embeddings=True).embeddings_BD for e in (full, half))
     assert full_BD.dtype == half_BD.dtype == np.float32
     assert 0 < np.abs(full_BD - half_BD).max() < 0.1

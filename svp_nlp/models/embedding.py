@@ -64,7 +64,8 @@ class EmbeddingSpec(PretrainedSpec):
 
     kind: Literal["embedding"] = "embedding"
     max_length: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="tokens kept of a text; null: what the model says, at most 256"
+        default=None,
+        description="tokens kept of a text; null: what the model says, at most 256 (128 once it was fine-tuned)",
     )
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
         default="auto", description="auto: what the model's sentence-transformers files say, else mean"
@@ -111,7 +112,9 @@ class EmbeddingPredictor:
     ) -> None:
         """`encoder` is one in memory, or the directory that it was saved in."""
         self.spec, self.class_names, self.report = spec, class_names, report
-        self._head, self._encoder = head, encoder
+        self._head = head
+        self._encoder_dir = encoder if isinstance(encoder, Path) else None
+        self._encoder = None if isinstance(encoder, Path) else encoder
         self.encoder_fingerprint = (
             encoders.recorded_fingerprint(encoder) if isinstance(encoder, Path) else encoder.fingerprint
         )
@@ -120,11 +123,17 @@ class EmbeddingPredictor:
             [spec.fingerprint, self.encoder_fingerprint, head_sha256, list(class_names)]
         )
 
+    @property
+    def encoder(self) -> EncoderPredictor:
+        """The encoder; loaded by the first call."""
+        if self._encoder is None:
+            assert self._encoder_dir is not None
+            self._encoder = _load(self._encoder_dir, self.spec)
+        return self._encoder
+
     def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
         """Probabilities [B, C], and what the encoder gave [B, D] when asked for, float32."""
-        if isinstance(self._encoder, Path):
-            self._encoder = _load(self._encoder, self.spec)
-        features_BD = self._encoder.predict(batch, embeddings=True).embeddings_BD
+        features_BD = self.encoder.predict(batch, embeddings=True).embeddings_BD
         assert features_BD is not None
         return Prediction(self._head.probs(features_BD), features_BD if embeddings else None)
 
@@ -140,11 +149,11 @@ class EmbeddingPredictor:
         """Write the head, config.json, and the encoder: a hard link to the saved one where there is one."""
         (directory / HEAD_FILE).write_bytes(self._head.to_bytes())
         target = directory / ENCODER_DIRECTORY
-        if isinstance(self._encoder, Path):
-            encoders.link_encoder(self._encoder, target)
+        if self._encoder_dir is not None:
+            encoders.link_encoder(self._encoder_dir, target)
         else:
             target.mkdir()
-            self._encoder.save(target)
+            self.encoder.save(target)
         write_config(
             directory, spec=self.spec, class_names=self.class_names, weights=HEAD_FILE, report=self.report,
             encoder_fingerprint=self.encoder_fingerprint,
