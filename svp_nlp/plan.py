@@ -176,16 +176,17 @@ def _seconds(role: str, work: Work, measured: Probe, *, steps: list[int], dev: o
 def _lines(role: str, work: Work, measured: Probe, *, steps: list[int]) -> list[str]:
     parts = [f"{len(work.sizes):,} trainings, {sum(work.sizes):,} labels in all"]
     if any(steps):
-        parts.append(f"{sum(steps):,} optimiser steps ({min(steps):,} to {max(steps):,} a training)")
+        each = f"{min(steps):,}" if min(steps) == max(steps) else f"{min(steps):,} to {max(steps):,}"
+        parts.append(f"{sum(steps):,} optimiser steps ({each} a training)")
     if work.tuned:
-        parts.append(f"{len(work.tuned):,} fine-tunings of the encoder")
+        parts.append(f"{len(work.tuned):,} fine-tuning{'s' * (len(work.tuned) > 1)} of the encoder")
     if work.encoded:
         parts.append(f"encodes {work.encoded:,} rows")
     lines = [f"{role:<7} {', '.join(parts)}; scores {work.scored:,} rows"]
     if measured.tokens:
         tokens = measured.tokens
         lines.append(
-            f"tokens  {role}: mean {tokens['mean']:.0f}, p95 {tokens['p95']:.0f}, {100 * tokens['truncated']:.2g} % of "
+            f"tokens  {role}: mean {tokens['mean']:.0f}, p95 {tokens['p95']:.0f}, {100 * tokens['truncated']:.1f} % of "
             f"{tokens['rows']:,} texts cut at {tokens['max_length']:,}"
         )
     if measured.steps:

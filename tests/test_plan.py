@@ -140,7 +140,7 @@ def test_a_frozen_encoder_reads_the_pool_once_and_once_more_after_a_refresh(
     assert result["estimate"]["proxy encoding"] > 0 and result["estimate"]["proxy refresh"] > 0
     assert result["tokens"]["proxy"] == {"mean": 7.0, "p95": 11.0, "truncated": 0.25, "max_length": 16, "rows": 200}
     text = "\n".join(result["lines"])
-    assert "tokens  proxy: mean 7, p95 11, 25 % of 200 texts cut at 16" in text
+    assert "tokens  proxy: mean 7, p95 11, 25.0 % of 200 texts cut at 16" in text
     assert "2 fine-tunings of the encoder, encodes 600 rows" in text
 
 
