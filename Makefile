@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test check bench install clean
+.PHONY: help demo test test-ray check bench install clean
 
 help:
 	@echo "make demo    the main job on text that is already on this machine, no network, under 4 minutes"
-	@echo "make test    all tests"
+	@echo "make test    all tests but those with Ray (make test-ray installs and tries it)"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   list the benchmarks"
 	@echo "make clean   delete caches, runs and .venv"
@@ -30,6 +30,13 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2
+
+test-ray: $(VENV)/.installed-ray
+	$(BIN)/python -m pytest tests/ray
+
+$(VENV)/.installed-ray: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,ray]'
+	@touch $@
 
 check: install
 	$(BIN)/ruff check .

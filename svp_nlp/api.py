@@ -12,11 +12,15 @@ from typing import Any
 import yaml
 
 from svp_nlp.data import available_rows, labeled_rows
+from svp_nlp.engines import LocalEngine
+from svp_nlp.engines.ranks import RanksEngine
+from svp_nlp.errors import RunRefused
+from svp_nlp.launch import open_run_together, together
 from svp_nlp.models.base import Labeled
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
 from svp_nlp.pool import Pool, PoolRef, read_labels
+from svp_nlp.ranks import Ranks, current_launch
 from svp_nlp.recipe import differences
-from svp_nlp.run import open_run
 from svp_nlp.workspace import Workspace
 
 
@@ -50,6 +54,8 @@ def open_workspace(
 ) -> Iterator[Workspace]:
     """A pool whose labels come from a column: what `active_learning`, `core_set` and `train_target` work in.
 
+    Under `accelerate launch` all processes call this and what follows, and work together.
+
     Args:
         run_dir: keeps all finished steps, so that the same code on it goes on instead of starting again; None: a
             temporary directory, gone afterwards.
@@ -57,19 +63,21 @@ def open_workspace(
         noise: share of the labels that are replaced by another class.
     Raises:
         PoolError, LabelError: the data cannot be used.
-        RunRefused: the directory is in use, or belongs to another pool.
+        RunRefused: the directory is in use, belongs to another pool, or is missing where several processes work.
     """
-    pool = load_pool(pool) if isinstance(pool, str | Path) else pool
-    labels = read_labels(pool, label_column)
+    opened = together(lambda: load_pool(pool) if isinstance(pool, str | Path) else pool)
+    labels = together(lambda: read_labels(opened, label_column))
     settings: Mapping[str, Any] = {
-        "pool": {**dataclasses.asdict(pool.ref), "fingerprint": pool.fingerprint},
+        "pool": {**dataclasses.asdict(opened.ref), "fingerprint": opened.fingerprint},
         "label_column": label_column,
         "noise": noise,
     }
     with contextlib.ExitStack() as stack:
+        if run_dir is None and current_launch().world_size > 1:
+            raise RunRefused("several processes need a directory that they share; give run_dir")
         directory = Path(run_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="svp_nlp-")))
         run = stack.enter_context(
-            open_run(
+            open_run_together(
                 directory,
                 recipe=settings,
                 recipe_text=yaml.safe_dump(settings, sort_keys=False),
@@ -79,10 +87,11 @@ def open_workspace(
         )
         yield Workspace(
             run=run,
-            pool=pool,
+            pool=opened,
+            engine=RanksEngine(run.ranks) if isinstance(run.ranks, Ranks) else LocalEngine(),
             class_names=labels.class_names,
-            available_N=available_rows(pool, labels),
-            oracle=ColumnOracle(ColumnOracleSpec(noise=noise), labels, pool.keys_N, seed),
+            available_N=available_rows(opened, labels),
+            oracle=ColumnOracle(ColumnOracleSpec(noise=noise), labels, opened.keys_N, seed),
             seed=seed,
             dev=dev,
         )

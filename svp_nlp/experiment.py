@@ -221,6 +221,12 @@ def _run_arm(
             if workspace.run.steps_done > done:
                 tracker.log_target(results["rows"][-1])
             done = workspace.run.steps_done
+    shared = max((r.fitted.processes for r in rounds if r.fitted is not None), default=1)
+    if shared > 1:
+        results["warnings"].append(
+            f"{arm.name}: {shared} processes trained what chose, together; another number of them chooses other rows "
+            "(training.data_parallel: false makes the choice the same on any number)"
+        )
     if arm.selector == "proxy" and workspace.run.ranks.is_main:
         results["picks"].append({**base, **extreme_picks(workspace, rounds)})
     return rounds

@@ -145,7 +145,7 @@ def encode(workspace: Workspace, place: str, learner: FeatureLearner, labels: La
     name = f"encoders/{learner.encoder_key[:8]}" + (f"-{tuned.fingerprint[:8]}" if tuned else "")
 
     def do(path: Path) -> Mapping[str, Any]:
-        encoder = learner.encoder(None if tuned is None else tuned.directory)
+        encoder = learner.encoder(None if tuned is None else tuned.directory, pool=workspace.pool)
         with atomic_directory(path / "weights") as directory:
             encoder.save(directory)
         return {"fingerprint": encoder.fingerprint}
