@@ -22,6 +22,7 @@ import operator
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -57,12 +58,12 @@ class Tracker:
         """Send numbers to all backends; never raises.
 
         Args:
-            values: name -> number; what is not finite is left out, since not every server takes it.
+            values: name -> number; what is none, or not finite, is left out, since not every server takes it.
             step: where they stand on their axis; steps of one name must not fall.
             axis: what `step` counts. wandb drops what comes with a lower step than anything before it, so there the
                 step is wandb's own counter and the axis is one more value, which the charts are drawn against.
         """
-        numbers = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        numbers = {name: float(v) for name, v in values.items() if isinstance(v, Real) and math.isfinite(v)}
         if not numbers:
             return
         for name, backend in list(self._backends.items()):

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -170,9 +171,10 @@ def test_a_tracker_that_fails_is_left_out_once_and_the_others_go_on(caplog: pyte
     assert "mlflow failed" in record.getMessage() and "hf_***" in record.getMessage()
 
 
-def test_what_is_not_finite_is_left_out() -> None:
+def test_what_is_not_a_finite_number_is_left_out() -> None:
     backend = Backend("x")
-    Tracker({"mlflow": backend}).log({"a": float("nan"), "b": 1.0, "c": float("inf")}, 1)
+    values: dict[str, Any] = {"a": float("nan"), "b": np.float32(1), "c": float("inf"), "d": [1, 2], "e": None}
+    Tracker({"mlflow": backend}).log(values, 1)
     Tracker({"mlflow": backend}).log({"a": float("nan")}, 2)
     assert backend.logged == [({"b": 1.0}, 1)]
 
