@@ -54,7 +54,7 @@ class Tracker:
         self._backends = dict(backends)
         self._seen: set[str] = set()
 
-    def log(self, values: Mapping[str, float], step: int, *, axis: str = "labeled_size") -> None:
+    def log(self, values: Mapping[str, Any], step: int, *, axis: str = "labeled_size") -> None:
         """Send numbers to all backends; never raises.
 
         Args:
