@@ -153,7 +153,7 @@ def test_words_below_min_count_are_no_features():
 
 def test_the_temperature_makes_probabilities_better_and_leaves_the_classes_alone():
     train, test = planted(300, filler=20), planted(300, seed=1, filler=20)
-    flat, fitted = fit(train, temperature=1.0), fit(train)
+    flat, fitted = (fit(train, classifier="complement_nb", temperature=t) for t in (1.0, "auto"))
     assert 0.02 < fitted.report["temperature"] < 1
     assert loss_of(fitted, test) < loss_of(flat, test) / 2
     classes = [p.predict(test.rows).probs_BC.argmax(axis=1) for p in (flat, fitted)]
@@ -161,20 +161,22 @@ def test_the_temperature_makes_probabilities_better_and_leaves_the_classes_alone
 
 
 def test_labels_that_follow_no_rule_give_flatter_probabilities_than_those_that_do():
-    learned, noise = fit(planted(200, wrong=0.05)), fit(planted(200, wrong=0.5))
+    learned, noise = (fit(planted(200, wrong=wrong), classifier="complement_nb") for wrong in (0.05, 0.5))
     assert noise.report["temperature"] > learned.report["temperature"]
 
 
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
 @pytest.mark.parametrize("value", [0.5, 3.0])
-def test_a_given_temperature_divides_the_scores(value):
-    test = planted(20, seed=1).rows
-    plain, warm = (fit(planted(50), temperature=t).predict(test, embeddings=True) for t in (1.0, value))
+def test_a_given_temperature_divides_the_scores(value, classifier):
+    test, train = planted(20, seed=1).rows, planted(50)
+    plain, warm = (
+        fit(train, temperature=t, classifier=classifier).predict(test, embeddings=True) for t in (1.0, value)
+    )
     np.testing.assert_allclose(warm.embeddings_BD, plain.embeddings_BD / value, rtol=1e-4, atol=1e-6)
 
 
 def test_logistic_regression_depends_on_no_seed():
-    options = {"classifier": "logistic_regression", "C": 3.0}
-    assert fit(planted(50), 0, **options).fingerprint == fit(planted(50), 1, **options).fingerprint
+    assert fit(planted(50), 0, C=3.0).fingerprint == fit(planted(50), 1, C=3.0).fingerprint
 
 
 @pytest.mark.parametrize("calls", [0, 1, 2, 5])
@@ -187,14 +189,14 @@ def test_a_stop_is_heard_between_all_stages(calls):
         return asked > calls
 
     with pytest.raises(Interrupted, match="tfidf"):
-        fit(planted(50), context=FitContext(stop_requested=stop_requested))
+        fit(planted(50), classifier="complement_nb", context=FitContext(stop_requested=stop_requested))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"C": 2.0}, "C does nothing with classifier complement_nb"),
-        ({"classifier": "logistic_regression", "alpha": 0.5}, "alpha does nothing with classifier logistic_regression"),
+        ({"classifier": "complement_nb", "C": 2.0}, "C does nothing with classifier complement_nb"),
+        ({"alpha": 0.5}, "alpha does nothing with classifier logistic_regression"),
         ({"classifier": "svm"}, "complement_nb"),
         ({"temperature": 0}, "temperature"),
         ({"alpha": 0}, "alpha"),
@@ -205,7 +207,7 @@ def test_options_that_do_nothing_or_cannot_be_are_refused(options, message):
         make_learner("tfidf", **options)
 
 
-@pytest.mark.parametrize("options", [{"alpha": 0.3}, {"classifier": "logistic_regression", "C": 1.0}])
+@pytest.mark.parametrize("options", [{"classifier": "complement_nb", "alpha": 0.3}, {"C": 1.0}])
 def test_a_dump_of_the_options_can_be_read_again(options):
     spec = TfidfSpec(**options)
     assert TfidfSpec.model_validate(json.loads(spec.model_dump_json())) == spec

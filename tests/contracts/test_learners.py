@@ -22,7 +22,7 @@ OPTIONS = {
         "hidden_size": 16,
     },
     "fasttext": {"bucket": 1000, "epochs": 5, "learning_rate": 0.5},
-    "tfidf": {"bucket": 1000},
+    "tfidf": {"bucket": 1000, "classifier": "complement_nb"},  # the other one needs no seed
     "transformer": {
         "config": {"model_type": "distilbert", "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64},
         "vocab_size": 400,

@@ -56,7 +56,7 @@ def test_complement_nb_gives_the_probabilities_of_the_scikit_learn_pipeline(rows
     assume(any(text.split() for text in texts))
     vectorizer = CountVectorizer(analyzer=lambda text: ngrams(text, word_ngrams))
     model = make_pipeline(vectorizer, TfidfTransformer(), ComplementNB(alpha=alpha)).fit(texts, labels)
-    predictor = fit(texts, labels, word_ngrams=word_ngrams, alpha=alpha)
+    predictor = fit(texts, labels, classifier="complement_nb", word_ngrams=word_ngrams, alpha=alpha)
     assert predictor.features.num_rows == len(vectorizer.vocabulary_)
     prediction = predictor.predict(pa.table({"text": column(pool)}), embeddings=True)
     expected_BC = probs_of(model, pool, np.unique(labels), len(pool))
@@ -71,7 +71,7 @@ def test_complement_nb_gives_the_probabilities_of_the_scikit_learn_pipeline(rows
 def test_logistic_regression_gives_the_probabilities_of_scikit_learn_on_the_same_matrix(rows, pool, C):
     texts, labels = [text for text, _ in rows], [label for _, label in rows]
     assume(len(set(labels)) > 1 and any(text.split() for text in texts))
-    predictor = fit(texts, labels, classifier="logistic_regression", C=C)
+    predictor = fit(texts, labels, C=C)
     train_LW, pool_BW = (
         tfidf_fit.count_matrix(column(each), predictor.features, 200, "none") for each in (texts, pool)
     )
@@ -133,5 +133,5 @@ def test_a_word_that_fills_a_text_counts_as_often_as_it_occurs(repeats):
     model = make_pipeline(
         CountVectorizer(analyzer=lambda text: ngrams(text, 2)), TfidfTransformer(), ComplementNB()
     ).fit(texts, labels)
-    probs_BC = fit(texts, labels).predict(pa.table({"text": column(pool)})).probs_BC
+    probs_BC = fit(texts, labels, classifier="complement_nb").predict(pa.table({"text": column(pool)})).probs_BC
     np.testing.assert_allclose(probs_BC[:, :2], model.predict_proba(pool), atol=1e-5)
