@@ -25,7 +25,7 @@ def tiny_bert(**options: Any) -> nn.Module:
 
 
 class UnusedPooler(nn.Module):
-    """Classifies the mean of the hidden states; the encoder has a pooler that gets no gradient."""
+    """Classifies the first hidden state; the encoder has a pooler that gets no gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class UnusedPooler(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         hidden_BTD = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return self.output(hidden_BTD.mean(1))
+        return self.output(hidden_BTD[:, 0])
 
 
 @dataclasses.dataclass

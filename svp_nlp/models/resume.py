@@ -174,6 +174,8 @@ def stop_or_save(fit: Fit, *, check_every: int) -> None:
                 "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
             }
             save_checkpoint(directory, progress.step, tensors=tensors, state=state)
+        if fit.processes > 1:
+            accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one of them has ended
         fit.saved_step, fit.saved_at = progress.step, time.monotonic()
     if stop:
         then = "starts it again" if directory is None else "goes on from here"
