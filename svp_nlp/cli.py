@@ -367,12 +367,12 @@ def main() -> None:
         app()
     except SystemExit as end:
         code = end.code
-    if "RANK" in os.environ and "torch" in sys.modules:
-        from svp_nlp.launch import part
-
-        part()
     if "SVP_EXIT_FILE" in os.environ:
         from svp_nlp.start import leave
 
         code = leave(int(code or 0))
+    if "RANK" in os.environ and "torch" in sys.modules:
+        from svp_nlp.launch import part
+
+        part(failed=code == 1)
     sys.exit(code)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,9 +109,17 @@ def _gather(value: Any) -> list[Any]:
     return gathered
 
 
-def part() -> None:
-    """Close the process group, if one was opened."""
+def part(*, failed: bool) -> None:
+    """Leave the process group, if one was opened. After a failure the process ends here, with exit code 1.
+
+    Closing a group in good order would wait for processes that are not there any more.
+    """
     import torch
 
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if failed:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+    torch.distributed.destroy_process_group()

@@ -4,7 +4,7 @@ Only training uses collective calls. All else is one process working while the o
 would time out), or all of them taking shards. A session is a directory `.ranks/<id>` of the run:
 
     alive-1        a counter, its process and host: a rank whose counter stands still has stalled
-    failed-1       what ended rank 1, for the others
+    failed         which rank failed first, and of what
     main-000004    what rank 0 found in the 4th piece of work that it did for all
     claim-2-000017 who scores shard 17 in the 2nd scoring
     stop           some rank was asked to stop
@@ -118,7 +118,7 @@ class Ranks:
         if error is not None and not isinstance(error, Interrupted):
             known = self._known_failure(wait_s=0.0 if isinstance(error, SVPError) else 3.0)
             if known is None or known[0] == self.rank:
-                self._write(f"failed-{self.rank}", pack_error(error))
+                self._tell_failure(self.rank, pack_error(error))
         else:
             known = None
         self._write(f"done-{self.rank}", {})
@@ -253,18 +253,24 @@ class Ranks:
         with self._appear(self.directory / f"alive-{self.rank}") as tmp:
             tmp.write_text(f"{number} {os.getpid()} {socket.gethostname()}", encoding="utf-8")
 
+    def _tell_failure(self, rank: int, failure: dict[str, Any]) -> None:
+        if not (self.directory / "failed").exists():  # what comes later mostly follows from it
+            self._write("failed", {"rank": rank, **failure})
+
     def _look(self) -> None:
         if not self._stop and (self.directory / "stop").exists():
             self._stop = True
-        for rank in range(self.world_size):
-            path = self.directory / f"failed-{rank}"
-            if rank != self.rank and self._failure is None and path.exists():
-                self._failure = rank, json.loads(path.read_bytes())
+        path = self.directory / "failed"
+        if self._failure is None and path.exists():
+            failure = json.loads(path.read_bytes())
+            if failure["rank"] != self.rank:
+                self._failure = failure["rank"], failure
 
     def _look_for_silence(self, seen: dict[int, tuple[str, float]]) -> None:
+        # The main process looks after all, the others after it: on a shared disk, looks of all at all would be many.
         now = time.monotonic()
-        for rank in range(self.world_size):
-            if rank == self.rank or (self.directory / f"done-{rank}").exists():
+        for rank in range(1, self.world_size) if self.is_main else (0,):
+            if (self.directory / f"done-{rank}").exists():
                 continue
             beat = ""
             with contextlib.suppress(OSError):
@@ -278,6 +284,7 @@ class Ranks:
                 then = "what was finished is kept: run the same command again"
                 message = f"process {pid} on {host} {what}; {then}"
                 self._failure = rank, {"kind": EngineError.__name__, "message": message, "told": False}
+                self._tell_failure(*self._failure)
 
     def _write(self, name: str, value: Any) -> None:
         with self._appear(self.directory / name) as tmp:

@@ -41,7 +41,7 @@ LOCK_FILE = ".lock"
 _OWNER_FILE = ".lock-owner.json"
 _LIBRARIES = (
     "svp_nlp", "torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "pyarrow", "numba",
-    "scikit-learn", "safetensors", "huggingface_hub", "tokenizers", "fasttext",
+    "scikit-learn", "safetensors", "huggingface_hub", "tokenizers", "fasttext", "ray",
 )  # fmt: skip
 
 
