@@ -440,6 +440,19 @@ def test_gradient_checkpointing_changes_nothing_but_memory() -> None:
     assert not any(getattr(module, "gradient_checkpointing", False) for module in with_it._model.modules())
 
 
+@pytest.mark.parametrize("head_first_epochs", [0, 1])
+def test_a_dev_set_chooses_the_epoch(head_first_epochs: int) -> None:
+    train, dev = labeled(40), labeled(30)
+    learner = make_learner("transformer", **options(
+        head_first_epochs=head_first_epochs, group_by_length=False, training={**TRAINING, "num_train_epochs": 3}
+    ))  # fmt: skip
+    predictor = learner.fit(train, dev=dev, seed=0, context=FitContext(data_parallel=True))
+    history = predictor.report["history"]
+    best = history[predictor.report["best_epoch"] - 1]["dev_accuracy"]
+    assert best == max(event["dev_accuracy"] for event in history[head_first_epochs:])
+    assert (predictor.predict(dev.rows).probs_BC.argmax(1) == dev.labels_L).mean() == pytest.approx(best)
+
+
 def test_it_learns() -> None:
     train = labeled(160)
     training = {"num_train_epochs": 10, "learning_rate": 3e-3, "global_batch_size": 8}

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 
 import safetensors.torch
 import torch
+from accelerate.utils import gather_object
 from pydantic import Field
 from safetensors import SafetensorError
 from torch import nn
 
 from svp_nlp.arrays import fingerprint_json
-from svp_nlp.errors import ModelError, SVPError
+from svp_nlp.errors import CheckpointError, ModelError, SVPError
 from svp_nlp.files import atomic_directory, read_json, sha256_file, write_json
 from svp_nlp.models import training
 from svp_nlp.models.base import FitContext, Labeled, TrainingSpec
@@ -153,6 +154,8 @@ def fine_tune(
     key = _head_key(model, train, dev=dev, spec=spec, seed=seed, context=context,
                     options=[head_first_epochs, head_learning_rate])  # fmt: skip
     first = _load_head(model, context.checkpoint_dir, key=key)
+    if context.data_parallel and len(set(gather_object([first is not None]))) > 1:
+        raise CheckpointError(f"processes found different files in {context.checkpoint_dir}; share it")
     if first is None:
         head_spec = spec.model_copy(
             update={

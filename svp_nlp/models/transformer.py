@@ -58,7 +58,9 @@ class TransformerSpec(PretrainedSpec):
     )
     head_learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="in head_first_epochs")
     gradient_checkpointing: bool = Field(default=False, description="less memory, a third more time")
-    torch_compile: bool = Field(default=False, description="compile the training steps")
+    torch_compile: bool = Field(
+        default=False, description="compile the training steps: minutes before the first one, and other dropout masks"
+    )
     scoring_dtype: ScoringDtype = Field(default="float32", description="bfloat16: faster on most GPUs, not on CPUs")
     training: FineTuningSpec = Field(default_factory=FineTuningSpec)
 
