@@ -288,10 +288,10 @@ def _failed(error: Exception) -> EngineError:
 @contextlib.contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
     context, names = ray.data.DataContext.get_current(), ("enable_progress_bars", "print_on_execution_start")
-    before = {name: getattr(context, name) for name in names}
+    before = {name: getattr(context, name) for name in names if hasattr(context, name)}
     logger = logging.getLogger("ray.data")
     level = logger.level
-    for name in names:
+    for name in before:
         setattr(context, name, False)
     logger.setLevel(logging.CRITICAL)
     try:
