@@ -9,7 +9,6 @@ Shape legend: W features, C classes, D = 1 + C, L labelled, B batch.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -147,9 +146,8 @@ class TfidfLearner:
     def fit(self, train: Labeled, *, dev: Labeled | None = None, seed: int, context: FitContext) -> Predictor:
         """Fit from scratch; there is no checkpoint: an interrupted fit starts again. `dev` is not used.
 
-        The seed decides only who is in which fold when a temperature is cross-validated. Takes 12 bytes for each
-        occurrence of a feature (1 GB for a million short texts) and, at its peak, about 40 bytes for each feature and
-        class.
+        The seed decides only who is in which fold when a temperature is cross-validated. Peak memory with complement_nb:
+        430 MB at 177,000 news items (14 million occurrences of features, 534,000 features, 4 classes), growing linearly.
 
         Raises:
             TrainingError: no example.
@@ -157,7 +155,7 @@ class TfidfLearner:
         """
         if len(train) == 0:
             raise TrainingError("tfidf: the training set has no example; label at least one")
-        spec, texts, started = self.spec, native.texts_of(train.rows), time.perf_counter()
+        spec, texts = self.spec, native.texts_of(train.rows)
         context.raise_if_stopped("counting the features of tfidf")
         features, num_ids = native.find_features(
             texts,
@@ -189,7 +187,6 @@ class TfidfLearner:
             "words": len(features.word_counts),
             "ngrams": len(features.bucket_ids),
             "temperature": temperature,
-            "seconds": time.perf_counter() - started,
             **more,
         }
         return TfidfPredictor(spec, train.class_names, features, weights_WD, scaled_C, report)
