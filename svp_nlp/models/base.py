@@ -52,11 +52,14 @@ class TrainingSpec(Spec):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     schedule: tuple[ScheduleStage, ...] | None = Field(
         default=None,
-        description="stages of constant learning rate; excludes num_train_epochs, learning_rate and lr_scheduler",
+        description="stages of constant learning rate; excludes num_train_epochs, min_train_steps, learning_rate, "
+        "lr_scheduler and warmup_ratio",
     )
     num_train_epochs: Annotated[int, Field(ge=1)] = 15
     min_train_steps: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="epochs are added until there are so many optimiser steps; few labels need it"
+        default=None,
+        description="epochs are added until there are so many optimiser steps, which a training on few labels needs; "
+        "early stopping may still end it before",
     )
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     lr_scheduler: Literal["constant", "linear", "cosine"] = "linear"
