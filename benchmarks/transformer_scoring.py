@@ -75,9 +75,7 @@ def main() -> None:
     for size in (32, 64):
         works = {
             "fixed: all to max_length": lambda size=size: predict(model, fixed, batch_size=size).probs_BC,
-            "dynamic: to the batch's longest": lambda size=size: (
-                predict(model, examples, batch_size=size).probs_BC
-            ),
+            "dynamic: to the batch's longest": lambda size=size: predict(model, examples, batch_size=size).probs_BC,
             f"dynamic, sorted inside {rows_per_batch}": lambda size=size: np.concatenate(
                 [predict(model, part, batch_size=size, group_by_length=True).probs_BC for part in parts]
             ),

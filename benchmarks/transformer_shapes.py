@@ -25,6 +25,7 @@ from vdcnn import machine
 from svp_nlp.errors import Interrupted
 from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import FitContext, Labeled
+from svp_nlp.models.pretrained import quiet_transformers
 from svp_nlp.models.tokens import train_tokenizer
 
 T = TypeVar("T")
@@ -57,7 +58,8 @@ def make_encoder(name: str, directory: Path, train: Labeled) -> None:
     """A folder as a pretrained encoder is one: random weights of full size, a tokenizer of few words."""
     from transformers import AutoConfig, AutoModel
 
-    AutoModel.from_config(AutoConfig.for_model(**SHAPES[name])).save_pretrained(directory)
+    with quiet_transformers():
+        AutoModel.from_config(AutoConfig.for_model(**SHAPES[name])).save_pretrained(directory)
     train_tokenizer(train.rows.column("text").to_pylist(), 1_000).save_pretrained(directory)
 
 
