@@ -578,6 +578,7 @@ for step in (2, 9):  # in the middle of an epoch, without and with a best epoch 
 """
 
 
+@pytest.mark.slow
 def test_a_transformer_killed_in_the_middle_of_an_epoch_resumes_to_the_same_bits() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     script = KILLED.format(tests=str(Path(__file__).parent))
