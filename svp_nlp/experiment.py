@@ -18,7 +18,7 @@ import numpy as np
 from svp_nlp.data import Data, open_data
 from svp_nlp.engines import Engine, LocalEngine, make_engine
 from svp_nlp.engines.ranks import RanksEngine
-from svp_nlp.errors import RecipeError
+from svp_nlp.errors import ModelError, RecipeError
 from svp_nlp.evidence import agreements, extreme_picks, lineage_row
 from svp_nlp.files import read_json
 from svp_nlp.labels import LabelSet
@@ -30,7 +30,7 @@ from svp_nlp.ranks import Ranks, current_launch
 from svp_nlp.recipe import Recipe, differences, dump_recipe
 from svp_nlp.report import summarize, write_report
 from svp_nlp.results import is_finished, save_results
-from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine
+from svp_nlp.run import ENVIRONMENT_FILE, STEP_FILE, Run, disk_errors, machine
 from svp_nlp.selected import write_selected
 from svp_nlp.strategies import get_strategy
 from svp_nlp.tracking import Tracker, check_trackers, open_tracker
@@ -38,6 +38,8 @@ from svp_nlp.workspace import START, Round, Workspace
 
 log = logging.getLogger(__name__)
 _FOUND = ", found finished"
+_ROLES = ("proxy", "target")
+_MODELS = "models"  # the step that keeps their commits
 
 
 @dataclass(frozen=True)
@@ -77,27 +79,29 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
     if recipe.report_to:
         check_trackers(recipe.report_to)
 
-    def look() -> tuple[Data, list[int]]:
+    def look() -> tuple[dict[str, str | None], Data, list[int]]:
         # Whatever can be found wrong is found before anything is written.
         _check_engine(recipe, engine)
+        commits = _commits(recipe, Path(run_dir))
         data = open_data(recipe)
-        return data, recipe.resolve_sizes(int(data.available_N.sum()))
+        return commits, data, recipe.resolve_sizes(int(data.available_N.sum()))
 
-    data, sizes = together(look)
+    commits, data, sizes = together(look)
     with open_run_together(
         Path(run_dir),
         recipe=recipe.meaning,
-        recipe_text=dump_recipe(recipe),
+        recipe_text=(recipe_text := dump_recipe(recipe)),
         differences=differences,
         stop_requested=stop_requested,
     ) as run:
         if isinstance(run.ranks, Ranks) and isinstance(engine, LocalEngine):
             engine = RanksEngine(run.ranks)
         results = _new_results(recipe, data, run)
+        recipe = _pinned(recipe, run, commits)
         selected: list[Path] = []
         with _open_tracker(recipe, run) as tracker:
             for seed in recipe.seeds:
-                workspace = workspace_of(recipe, data, run, seed=seed, engine=engine)
+                workspace = workspace_of(recipe, data, run, seed=seed, engine=engine, recipe_text=recipe_text)
                 finished: dict[Arm, list[Round]] = {}
                 for arm in arms_of(recipe):
                     log.info("seed %d, %s", seed, arm.name)
@@ -120,6 +124,33 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         "all_selected": [str(path) for path in selected],
         "report": summarize([results]) if run.ranks.is_main else None,
     }
+
+
+def _commits(recipe: Recipe, run_dir: Path) -> dict[str, str | None]:
+    """The commits of the models of the Hub that a recipe names, by role: as the run began, else as they are now.
+
+    Raises:
+        RecipeError: there is no such model, or it cannot be reached.
+    """
+    if (run_dir / _MODELS / STEP_FILE).exists():
+        found: dict[str, str | None] = read_json(run_dir / _MODELS / STEP_FILE)["output"]
+        return found
+    commits: dict[str, str | None] = {}
+    for role in _ROLES:
+        spec = getattr(recipe, role)
+        try:
+            commits[role] = spec.commit() if hasattr(spec, "commit") else None
+        except ModelError as error:
+            raise RecipeError(f"{role}: {error}") from None
+    return commits
+
+
+def _pinned(recipe: Recipe, run: Run, commits: dict[str, str | None]) -> Recipe:
+    """The recipe with one commit of each model for the whole run, whatever its branch does meanwhile."""
+    inputs = {role: spec.fingerprint for role in _ROLES if (spec := getattr(recipe, role)) is not None}
+    output = run.step(_MODELS, inputs, lambda path: commits).output
+    pinned = {role: getattr(recipe, role).at(commit) for role, commit in output.items() if commit is not None}
+    return recipe.model_copy(update=pinned)
 
 
 def _check_engine(recipe: Recipe, engine: Engine) -> None:
@@ -157,8 +188,8 @@ def _report(run: Run, results: dict[str, Any]) -> dict[str, str]:
         return {kind: str(path) for kind, path in write_report([results], run.directory).items()}
 
 
-def workspace_of(recipe: Recipe, data: Data, run: Run, *, seed: int, engine: Engine) -> Workspace:
-    """The workspace of one seed."""
+def workspace_of(recipe: Recipe, data: Data, run: Run, *, seed: int, engine: Engine, recipe_text: str) -> Workspace:
+    """The workspace of one seed; `recipe_text` is what the run's recipe.yaml holds."""
     return Workspace(
         engine=engine,
         run=run,
@@ -168,7 +199,7 @@ def workspace_of(recipe: Recipe, data: Data, run: Run, *, seed: int, engine: Eng
         oracle=ColumnOracle(recipe.oracle, data.labels, data.pool.keys_N, seed),  # type: ignore[arg-type]
         seed=seed,
         dev=data.dev,
-        recipe_sha256=hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),  # of recipe.yaml in the run
+        recipe_sha256=hashlib.sha256(recipe_text.encode()).hexdigest(),
         shared_strategies=tuple(n for n in recipe.strategies if get_strategy(n).needs_model),
     )
 

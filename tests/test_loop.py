@@ -13,7 +13,7 @@ from toy import write_toy
 
 from svp_nlp import active_learning, core_set, load_pool, load_test, make_learner, open_workspace, train_target
 from svp_nlp import workspace as workspace_module
-from svp_nlp.errors import BudgetError, LabelError, PoolError, RecipeError, RunError
+from svp_nlp.errors import BudgetError, Interrupted, LabelError, PoolError, RecipeError, RunError
 from svp_nlp.experiment import arms_of, run_recipe
 from svp_nlp.labels import LabelSet
 from svp_nlp.models.base import LearnerSpec
@@ -245,7 +245,7 @@ def test_damaged_scores_are_made_again_and_a_damaged_selection_does_not_pass(toy
 def test_an_unknown_option_of_a_learner_is_told_what_there_is():
     with pytest.raises(RecipeError, match=r"epoch.*it takes .*epochs"):
         make_learner("fasttext", epoch=3)
-    with pytest.raises(RecipeError, match="choose one of fasttext, vdcnn"):
+    with pytest.raises(RecipeError, match="choose one of embedding, fasttext, tfidf, transformer, vdcnn"):
         make_learner("bert")
 
 
@@ -351,3 +351,39 @@ def test_a_finished_run_that_is_cut_short_when_called_again_keeps_its_whole_resu
         run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
     assert collect(tmp_path / "run") == before
     assert run_status(tmp_path / "run")["state"] == "done"
+
+
+class MovingModel:
+    """Stands in for a model of the Hub whose main branch moves with every look."""
+
+    def __init__(self, monkeypatch):
+        from svp_nlp.models import pretrained
+
+        self.looks = 0
+        monkeypatch.setattr(pretrained, "load_config", self.look)
+
+    def look(self, name, *, revision=None, trust_remote_code=False):
+        self.looks += 1
+        return type("Config", (), {"_commit_hash": f"{self.looks:040x}"})
+
+
+def test_a_run_reads_one_commit_of_a_model_from_start_to_end(tmp_path, monkeypatch):
+    import contextlib
+
+    from svp_nlp import experiment
+
+    hub, used = MovingModel(monkeypatch), []
+
+    def stop_here(recipe, data, run, **options):
+        used.append(recipe.proxy.revision)
+        raise Interrupted("enough")
+
+    monkeypatch.setattr(experiment, "workspace_of", stop_here)
+    proxy = {"kind": "transformer", "model_name_or_path": "some/model"}
+    recipe = small_recipe(write_toy(tmp_path / "pool"), proxy=proxy, target=None)
+    for _ in range(3):
+        with contextlib.suppress(Interrupted):
+            run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    assert used == [f"{1:040x}"] * 3
+    assert hub.looks == 1
+    assert recipe.proxy.revision is None

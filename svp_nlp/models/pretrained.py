@@ -50,6 +50,21 @@ class PretrainedSpec(LearnerSpec):
         """What the network is called in messages."""
         return self.model_name_or_path or f"a {(self.config or {}).get('model_type')} from config"
 
+    def commit(self) -> str | None:
+        """The commit that `revision` means now; None for a folder and for random weights.
+
+        Raises:
+            ModelError: there is no such model or revision, or it is out of reach.
+        """
+        if self.model_name_or_path is None:
+            return None
+        name, trust = self.model_name_or_path, self.trust_remote_code
+        return resolved_revision(load_config(name, revision=self.revision, trust_remote_code=trust))
+
+    def at(self, commit: str | None) -> PretrainedSpec:
+        """These options with the commit as revision; None: as they are."""
+        return self if commit is None else self.model_copy(update={"revision": commit})
+
     @field_validator("config")
     @classmethod
     def _known_keys(cls, config: dict[str, Any] | None) -> dict[str, Any] | None:
