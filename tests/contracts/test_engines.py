@@ -72,6 +72,7 @@ def started(monkeypatch):
     return found
 
 
+@pytest.mark.slow  # for each worker torch and transformers are imported
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_give_the_selection_and_the_scores_of_one(cases, tmp_path, kind, started):
     case = cases(kind)
