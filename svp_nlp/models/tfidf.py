@@ -56,8 +56,8 @@ class TfidfSpec(LearnerSpec):
     )
     classifier: Literal["complement_nb", "logistic_regression"] = Field(
         default="logistic_regression",
-        description="complement_nb fits in a fifth of the time and is as accurate on random labels, but chooses worse, on "
-        "some data worse than random (benchmarks/README.md)",
+        description="complement_nb fits in a fifth of the time and is as accurate on random labels, but chooses worse, "
+        "on some data worse than random (benchmarks/README.md)",
     )
     alpha: Annotated[float, Field(gt=0)] = Field(default=1.0, description="smoothing of complement_nb")
     C: Annotated[float, Field(gt=0)] = Field(
