@@ -1,6 +1,6 @@
 """Our training loop against transformers.Trainer: the same weights, rows, global batch, precision and number of steps.
 
-Takes about 8 minutes on one thread of a CPU. Reads ../shared/data/ag_news (or $SVP_SHARED/ag_news), else makes texts
+Takes about 5 minutes on one thread of a CPU. Reads ../shared/data/ag_news (or $SVP_SHARED/ag_news), else makes texts
 up with like lengths. A model of the shape of MiniLM with random weights, or any that --model names. Once both shuffle
 and pad to the longest of a batch; once ours groups by length, as it does by default. Rates are per CPU second of this
 process (on a GPU per second), runs take turns, the best of each counts.
