@@ -117,7 +117,7 @@ def _logistic_regression(
 ) -> tuple[Array, Array, dict[str, Any]]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     # newton-cg: the same optimum as lbfgs to three more digits in a tenth of the time (6,000 texts of AG News, 130,000
     # bigrams: 0.8 s against 9.5 s). In float64, for its line search fails on float32 gradients near the optimum.
