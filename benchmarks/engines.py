@@ -90,13 +90,17 @@ def measure(engine, task, shards) -> Measured:
     with AllMemory() as memory:
         engine.map_shards(task, shards, stop_requested=lambda: False)
     wall_s = time.perf_counter() - clock
-    stored = sorted(path.stat().st_mtime for path in task.store_dir.rglob("shard-*.part"))
-    scoring_s = task.store().seal(shards)["seconds"] / len(shards)
+    store = task.store()
+    stored = sorted(
+        (store._part(shard).stat().st_mtime, float(store._read_part(shard)["__seconds__"][0])) for shard in shards
+    )
+    store.seal(shards)
     first = engine.workers  # by then, at the soonest, each has stored one
-    steady_s, count = stored[-1] - stored[first], len(stored) - 1 - first
+    steady_s, count = stored[-1][0] - stored[first][0], len(stored) - 1 - first
+    scoring_s = sum(seconds for _, seconds in stored[first + 1 :]) / count
     overhead_ms = 1000 * (steady_s * engine.workers / count - scoring_s)
     rate = count * len(shards[0]) / steady_s
-    return Measured(stored[0] - started - scoring_s, wall_s, rate, overhead_ms, memory.peak_mb)
+    return Measured(stored[0][0] - started - stored[0][1], wall_s, rate, overhead_ms, memory.peak_mb)
 
 
 class AllMemory:
