@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from svp_nlp.engines.base import EngineSpec
+from svp_nlp.engines.environment import of_a_launch, processors
 from svp_nlp.engines.worker import rows_of
 from svp_nlp.errors import EngineError, RecipeError
 from svp_nlp.pool import Shard
@@ -35,8 +36,6 @@ _POLL_S = 0.2  # how soon a request to stop is seen
 _END_S = 5.0  # a worker that is no longer needed ends at once, unless native code holds the interpreter
 _DEATHS_PER_SHARD = 2
 _THREADS = ("OMP_NUM_THREADS", "SVP_NUM_THREADS", "RAYON_NUM_THREADS")
-# With these a worker would take itself for a rank of the launch that started its parent.
-_LAUNCH = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
 class ProcessesEngineSpec(EngineSpec):
@@ -72,7 +71,7 @@ class ProcessesEngine:
 
     def __init__(self, spec: ProcessesEngineSpec) -> None:
         """Nothing is started yet."""
-        self.workers = spec.workers or _processors()
+        self.workers = spec.workers or processors()
 
     def check(self) -> None:
         """Processes can be had on Linux and macOS.
@@ -202,13 +201,9 @@ def _has_descriptor(stream: Any) -> bool:
 
 
 def _environment(number: int, count: int) -> dict[str, str]:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _LAUNCH and not name.startswith("TORCHELASTIC_")
-    }
+    environment = {name: value for name, value in os.environ.items() if not of_a_launch(name)}
     for name in _THREADS:
-        environment.setdefault(name, str(max(1, _processors() // count)))
+        environment.setdefault(name, str(max(1, processors() // count)))
     gpus = _gpus()
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[(number - 1) % len(gpus)]
@@ -223,11 +218,6 @@ def _gpus() -> list[str]:
         return []
     count: int = importlib.import_module("torch").cuda.device_count()
     return [str(number) for number in range(count)]
-
-
-def _processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 spec_class = ProcessesEngineSpec

@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from svp_nlp.engines.base import EngineSpec
+from svp_nlp.engines.environment import of_a_launch, processors
 from svp_nlp.engines.worker import portable, rows_of
 from svp_nlp.errors import EngineError, RecipeError
 from svp_nlp.pool import Shard
@@ -119,22 +120,23 @@ class RayEngine:
             try:
                 on_sigterm = signal.getsignal(signal.SIGTERM)
                 if ours and spec.address is None:
-                    _start(ray, cpus=(spec.workers or _processors()) * max(spec.cpus_per_worker, 1.0))
+                    _start(ray, cpus=(spec.workers or processors()) * max(spec.cpus_per_worker, 1.0))
                 elif ours:
                     _attach(ray, spec.address or "auto")
                 # Ray ends this process on SIGTERM; the run wants to finish what it has begun.
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGTERM, on_sigterm)
-                self.workers = self._room(ray)
+                self.workers = self._room(ray, started_here=ours and spec.address is None)
                 yield ray
             finally:
                 if ours:
                     ray.shutdown()  # of a cluster that we did not start, it takes this process's leave
 
-    def _room(self, ray: Any) -> int:
+    def _room(self, ray: Any, *, started_here: bool) -> int:
         spec, found = self._spec, ray.cluster_resources()
         cpus, gpus = found.get("CPU", 0.0), found.get("GPU", 0.0)
-        room = int(cpus / spec.cpus_per_worker)
+        # One CPU of a Ray that we started is for its own bookkeeping, not for a worker.
+        room = spec.workers or processors() if started_here else int(cpus / spec.cpus_per_worker)
         if spec.gpus_per_worker:
             room = min(room, int(gpus / spec.gpus_per_worker))
         has = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs"
@@ -156,6 +158,8 @@ class Actor:
 
     def __init__(self, task: ScoreTask, cpus: float, gpus: float) -> None:
         """Runs before anything else in a fresh process of Ray."""
+        for name in filter(of_a_launch, list(os.environ)):
+            del os.environ[name]
         os.environ.setdefault("SVP_NUM_THREADS", str(max(1, int(cpus))))
         if not gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -300,11 +304,6 @@ def _quiet(ray: Any) -> Iterator[None]:
         for name, value in before.items():
             setattr(context, name, value)
         logger.setLevel(level)
-
-
-def _processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 spec_class = RayEngineSpec

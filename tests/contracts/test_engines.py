@@ -215,7 +215,7 @@ def test_a_worker_is_no_rank_of_its_parents_launch_and_shares_the_processors(mon
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("SVP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    monkeypatch.setattr(processes, "_processors", lambda: 8)
+    monkeypatch.setattr(processes, "processors", lambda: 8)
     environments = [processes._environment(number, 3) for number in (1, 2, 3)]
     assert [e["CUDA_VISIBLE_DEVICES"] for e in environments] == ["4", "7", "4"]
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"} & environments[0].keys()

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engine_cases import KINDS, make_case, outcome
@@ -147,6 +148,23 @@ def test_an_error_in_an_actor_is_raised_here_and_a_deadly_shard_is_named(cases, 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.raises(EngineError, match=r"3 workers died over rows 84 to 112 \(out of memory\?\); look at the texts"):
         engine.map_shards(task, shards[2:5], stop_requested=NEVER)
+
+
+def test_an_actor_is_no_rank_of_the_launch_that_started_its_parent(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "1")
+    for name in ("SVP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):  # which it sets; put back afterwards
+        monkeypatch.setenv(name, "1")
+    ray_engine.Actor(None, 1.0, 0.0)
+    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"} & {*os.environ}
+
+
+def test_started_here_without_a_number_there_are_as_many_workers_as_processors(monkeypatch):
+    ray = SimpleNamespace(cluster_resources=lambda: {"CPU": 4.0})  # 3 processors and one CPU for the bookkeeping
+    monkeypatch.setattr(ray_engine, "processors", lambda: 3)
+    assert RayEngine(RayEngineSpec())._room(ray, started_here=True) == 3
+    assert RayEngine(RayEngineSpec(workers=2))._room(ray, started_here=True) == 2
+    assert RayEngine(RayEngineSpec())._room(ray, started_here=False) == 4
 
 
 def test_what_cannot_work_is_said_before_any_work(cluster, monkeypatch):
