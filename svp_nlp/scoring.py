@@ -26,8 +26,12 @@ from svp_nlp.store import SignalStore
 from svp_nlp.strategies import get_strategy
 
 log = logging.getLogger(__name__)
-_BATCHES_PER_SHARD = 4  # what a process that is asked to stop still finishes
+_BATCHES_PER_SHARD = 4  # the most that is lost when a process ends
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,18 @@ def score_shard(
     *,
     pool: Pool,
     predictor: Predictor,
+    stop_requested: Callable[[], bool] = _never,
 ) -> dict[str, npt.NDArray[Any]]:
     """Signals of one shard.
+
+    Args:
+        stop_requested: asked between batches: a shard of a large model takes minutes, and launchers do not wait for so
+            long before they kill.
 
     Returns:
         name -> array [rows of the shard, ...], float32.
     Raises:
+        Interrupted: asked to stop with batches left to do.
         SignalError: the predictor gave NaN or no probabilities; names the first position.
     """
     signals: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in task.signal_names}
@@ -100,6 +110,8 @@ def score_shard(
             assert prediction.embeddings_BD is not None
             signals["embeddings"].append(prediction.embeddings_BD)
         start = stop
+        if start < shard.stop and stop_requested():
+            raise stopped_before(shard)
     return {name: np.concatenate(parts) for name, parts in signals.items()}
 
 
@@ -123,10 +135,14 @@ class OpenTask:
     predictor: Predictor
     store: SignalStore
 
-    def score(self, shard: Shard) -> float:
-        """Score a shard and store it durably; returns the seconds that the scoring took."""
+    def score(self, shard: Shard, *, stop_requested: Callable[[], bool] = _never) -> float:
+        """Score a shard and store it durably; returns the seconds that the scoring took.
+
+        Raises:
+            Interrupted: asked to stop between two batches; nothing of the shard is stored.
+        """
         started = time.perf_counter()
-        columns = score_shard(self.task, shard, pool=self.pool, predictor=self.predictor)
+        columns = score_shard(self.task, shard, pool=self.pool, predictor=self.predictor, stop_requested=stop_requested)
         seconds = time.perf_counter() - started
         self.store.write(shard, seconds=seconds, **columns)
         return seconds
@@ -167,12 +183,12 @@ def score_shards(
     task: ScoreTask,
     shards: list[Shard],
     *,
-    stop_requested: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], bool] = _never,
 ) -> None:
     """Score shards one after the other and store each durably.
 
     Raises:
-        Interrupted: the process was asked to stop; the shards before are stored.
+        Interrupted: the process was asked to stop; the shards before are stored, nothing of the one at work.
     """
     if not shards:
         return
@@ -180,10 +196,10 @@ def score_shards(
     for shard in shards:
         if stop_requested():
             raise stopped_before(shard)
-        opened.score(shard)
+        opened.score(shard, stop_requested=stop_requested)
         progress.add(shard)
 
 
 def stopped_before(shard: Shard) -> Interrupted:
-    """What is raised when the process was asked to stop and this shard was next."""
+    """What is raised when the process was asked to stop and this shard was next, or begun."""
     return Interrupted(f"stopped before scoring rows {shard.start:,} to {shard.stop:,}")

@@ -20,12 +20,12 @@ from small_run import FASTTEXT, VDCNN, outcome, small_recipe
 from toy import toy_rows, write_toy
 
 from svp_nlp import active_learning, load_test, make_learner, open_workspace, train_target
-from svp_nlp.errors import SignalError
+from svp_nlp.errors import Interrupted, SignalError
 from svp_nlp.experiment import run_recipe
 from svp_nlp.models.base import Prediction
 from svp_nlp.pool import PoolRef, Shard
 from svp_nlp.results import collect
-from svp_nlp.scoring import ScoreTask, score_shard
+from svp_nlp.scoring import OpenTask, ScoreTask, score_shard
 
 
 def svp(*arguments: str, launcher: tuple[str, ...] = ("-m", "svp_nlp"), **env: str) -> subprocess.Popen:
@@ -103,6 +103,18 @@ def test_nan_probabilities_stop_before_the_selection_and_name_the_row(tmp_path):
     task = ScoreTask(pool.ref, tmp_path, "nan", tmp_path / "signals", len(pool), 8, ("margin",))
     with pytest.raises(SignalError, match=r"rows 8 to 16: .*position 5 holds \[nan, nan\]"):
         score_shard(task, Shard(0, 0, 200), pool=pool, predictor=NaNAt(pool.take([13])["text"][0].as_py()))
+
+
+def test_asked_to_stop_inside_a_shard_it_ends_at_the_next_batch_and_stores_nothing_of_it(tmp_path):
+    pool = PoolRef(str(write_toy(tmp_path / "toy"))).open()
+    task = ScoreTask(pool.ref, tmp_path, "nan", tmp_path / "signals", len(pool), 8, ("margin",))
+    opened, answers = OpenTask(task, pool, NaNAt(None), task.store()), iter([False, True])
+    with pytest.raises(Interrupted, match=r"stopped before scoring rows 0 to 32"):
+        opened.score(Shard(0, 0, 32), stop_requested=lambda: next(answers))
+    assert not list(tmp_path.rglob("shard-*"))
+    answers = iter([False] * 3)  # asked between four batches, and no more once all are done
+    opened.score(Shard(0, 0, 32), stop_requested=lambda: next(answers))
+    assert task.store().has_part(Shard(0, 0, 32))
 
 
 def table_of(texts, labels) -> pa.Table:

@@ -33,7 +33,7 @@ class RanksEngine:
             if stop_requested():
                 raise stopped_before(shard)
             opened = opened or open_task(task)
-            opened.score(shard)
+            opened.score(shard, stop_requested=stop_requested)
             progress.add(shard)
         if not self.ranks.is_main:
             return  # the main process joins the parts and deletes them
