@@ -5,7 +5,10 @@ A message says where, what was found, what was expected, and what to do next, in
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
 class SVPError(Exception):
@@ -99,3 +102,8 @@ def told(error: SVPError) -> SVPError:
 def is_told(error: BaseException) -> bool:
     """Whether another process tells the user about this error."""
     return bool(getattr(error, "told", False))
+
+
+def scrub(text: str) -> str:
+    """Replace Hub tokens by `hf_***`; for logs and error messages."""
+    return _TOKEN.sub("hf_***", text)

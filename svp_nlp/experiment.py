@@ -76,13 +76,10 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         SVPError: see `exit_code` of what is raised.
     """
     engine = make_engine(recipe.engine)
-    if recipe.report_to:
-        check_trackers(recipe.report_to)
 
     def look() -> tuple[dict[str, str | None], Data, list[int]]:
         # Whatever can be found wrong is found before anything is written.
-        _check_engine(recipe, engine)
-        commits = _commits(recipe, Path(run_dir))
+        commits = check_surroundings(recipe, engine, Path(run_dir))
         data = open_data(recipe)
         return commits, data, recipe.resolve_sizes(int(data.available_N.sum()))
 
@@ -126,12 +123,16 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
     }
 
 
-def _commits(recipe: Recipe, run_dir: Path) -> dict[str, str | None]:
-    """The commits of the models of the Hub that a recipe names, by role: as the run began, else as they are now.
+def check_surroundings(recipe: Recipe, engine: Engine, run_dir: Path) -> dict[str, str | None]:
+    """Look for what a recipe needs besides data: trackers, workers, models.
 
+    Returns:
+        the commits of the models of the Hub that it names, by role: as the run began, else as they are now.
     Raises:
-        RecipeError: there is no such model, or it cannot be reached.
+        RecipeError: a package is missing, a cluster or a model cannot be reached, or there is no such model.
     """
+    check_trackers(recipe.report_to)
+    _check_engine(recipe, engine)
     if (run_dir / _MODELS / STEP_FILE).exists():
         found: dict[str, str | None] = read_json(run_dir / _MODELS / STEP_FILE)["output"]
         return found

@@ -12,7 +12,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from svp_nlp.arrays import FloatND, fingerprint_json
+from svp_nlp.arrays import FloatND, fingerprint_json, keyed_hash
+from svp_nlp.engines import LocalEngine
 from svp_nlp.engines.ranks import RanksEngine
 from svp_nlp.files import atomic_directory, read_json
 from svp_nlp.labels import LabelSet
@@ -33,7 +34,7 @@ def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, lab
     learner = make_learner(learner) if isinstance(learner, str) else learner
     name = model_name(place, role, len(labels), learner)
     run = workspace.run
-    encoded = encode(workspace, place, learner, labels) if is_feature_learner(learner) else None
+    encoded = encode(workspace, learner, labels) if is_feature_learner(learner) else None
     uses_dev = hasattr(learner.spec, "training")  # learners that train in epochs; fastText has nothing to choose
     dev_input = None
     if uses_dev and workspace.dev is not None:
@@ -131,7 +132,7 @@ def _features(encoded: Encoded, labels: LabelSet) -> FloatND:
     return np.asarray(features_ND[labels.positions_L], dtype=np.float32)
 
 
-def encode(workspace: Workspace, place: str, learner: FeatureLearner, labels: LabelSet) -> Encoded:
+def encode(workspace: Workspace, learner: FeatureLearner, labels: LabelSet) -> Encoded:
     """The features of the whole pool, once for each encoder; all seeds and arms share them.
 
     Where the learner asks for it, the encoder is fine-tuned first, on the first `refresh_at` labels as soon as there
@@ -139,9 +140,9 @@ def encode(workspace: Workspace, place: str, learner: FeatureLearner, labels: La
     """
     run, tuned = workspace.run, None
     if learner.refresh_at is not None and len(labels) >= learner.refresh_at:
-        first = LabelSet(labels.table.slice(0, learner.refresh_at))
-        place = place if any(first.table.column("round").to_pylist()) else START
-        tuned = fit(workspace, place, "encoder", learner.tuner(), first)
+        first = _first(workspace, labels, learner.refresh_at)
+        # Named by its labels: arms that share them share it.
+        tuned = fit(workspace, START, f"encoder-{first.fingerprint[:8]}", learner.tuner(), first)
     name = f"encoders/{learner.encoder_key[:8]}" + (f"-{tuned.fingerprint[:8]}" if tuned else "")
 
     def do(path: Path) -> Mapping[str, Any]:
@@ -172,6 +173,13 @@ def encode(workspace: Workspace, place: str, learner: FeatureLearner, labels: La
     )
 
 
+def _first(workspace: Workspace, labels: LabelSet, count: int) -> LabelSet:
+    """The labels of the first rounds; of the round that is cut, and where all came at once, a random part."""
+    rounds_L = labels.table.column("round").to_numpy()
+    draw_L = keyed_hash(workspace.pool.keys_N[labels.positions_L], workspace.seed, "encoder")
+    return LabelSet(labels.table.take(np.sort(np.lexsort((draw_L, rounds_L))[:count])))
+
+
 def score(workspace: Workspace, fitted: Fitted, strategies: Sequence[str]) -> tuple[SignalStore, float]:
     """Score the whole pool with a model, once; returns the signals and the seconds that it took."""
     chosen = [get_strategy(name) for name in strategies]
@@ -198,6 +206,8 @@ def score(workspace: Workspace, fitted: Fitted, strategies: Sequence[str]) -> tu
 def _map_shards(workspace: Workspace, step_name: str, task: ScoreTask, *, what: str) -> float:
     """Have the engine compute the signals of all shards that are missing; returns the seconds, of all attempts."""
     run, engine, pool = workspace.run, workspace.engine, workspace.pool
+    if task.features_file is not None and not isinstance(engine, RanksEngine):
+        engine = LocalEngine()  # a head takes less than starting workers does
     shards, store = task.shards(pool), task.store()
 
     def prepare() -> dict[str, Any]:

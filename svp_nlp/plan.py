@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from svp_nlp.data import Data, open_data
-from svp_nlp.experiment import arms_of
+from svp_nlp.engines import make_engine
+from svp_nlp.experiment import arms_of, check_surroundings
 from svp_nlp.models import make_learner
 from svp_nlp.models.base import LearnerSpec, TrainingSpec
 from svp_nlp.probe import Probe, probe
@@ -35,6 +37,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     Raises:
         SVPError: what a run would refuse.
     """
+    check_surroundings(recipe, make_engine(recipe.engine), Path())
     data = open_data(recipe)
     available = int(np.count_nonzero(data.available_N))
     sizes, initial = recipe.resolve_sizes(available), recipe.resolve_initial(available)

@@ -24,6 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from svp_nlp import errors
-from svp_nlp.errors import EngineError, Interrupted, RecipeError, SVPError, told
+from svp_nlp.errors import EngineError, Interrupted, RecipeError, SVPError, scrub, told
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,8 +71,8 @@ def current_launch() -> Launch:
 def pack_error(error: BaseException) -> dict[str, Any]:
     """An error as JSON, for another process."""
     if isinstance(error, SVPError):
-        return {"kind": type(error).__name__, "message": str(error)}
-    return {"kind": EngineError.__name__, "message": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        return {"kind": type(error).__name__, "message": scrub(str(error))}
+    return {"kind": EngineError.__name__, "message": scrub(f"{type(error).__name__}: {' '.join(str(error).split())}")}
 
 
 def unpack_error(packed: dict[str, Any]) -> SVPError:
@@ -102,6 +103,7 @@ class Ranks:
         self._calls = 0
         self._stop = False
         self._failure: tuple[int, dict[str, Any]] | None = None  # of another rank
+        self._beats: dict[int, tuple[str, float]] = {}  # of the others: the last one, and when it was seen first
         self._ended = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="ranks", daemon=True)
 
@@ -115,20 +117,26 @@ class Ranks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if error is not None and not isinstance(error, Interrupted):
-            known = self._known_failure(wait_s=0.0 if isinstance(error, SVPError) else 3.0)
-            if known is None or known[0] == self.rank:
+        known = None
+        if error is not None:
+            # A launcher stops the others when one has died: that is no stop in good order. And "connection closed by
+            # peer" says less than what closed it.
+            known = self._known_failure(wait_s=3.0 if not isinstance(error, SVPError) else 0.0)
+            if known is None and not isinstance(error, Interrupted):
                 self._tell_failure(self.rank, pack_error(error))
-        else:
-            known = None
-        self._write(f"done-{self.rank}", {})
+        with contextlib.suppress(OSError):
+            self._write(f"done-{self.rank}", {})
         self._ended.set()
         self._watchdog.join()
         if error is None and self.is_main:
-            self._wait(lambda: all((self.directory / f"done-{r}").exists() for r in range(self.world_size)), limit_s=10)
-            shutil.rmtree(self.directory, ignore_errors=True)
-        if known is not None and not isinstance(error, SVPError):
-            raise self._error_of(*known) from error  # "connection closed by peer" says less
+            self._wait(self._all_done, limit_s=10)
+            if self._all_done():  # else it stays for those who come late; the next launch deletes it
+                shutil.rmtree(self.directory, ignore_errors=True)
+        if known is not None and (isinstance(error, Interrupted) or not isinstance(error, SVPError)):
+            raise self._error_of(*known) from error
+
+    def _all_done(self) -> bool:
+        return all((self.directory / f"done-{rank}").exists() for rank in range(self.world_size))
 
     def stop_requested(self) -> bool:
         """Whether any rank was asked to stop; of the others it is known within a second."""
@@ -223,24 +231,26 @@ class Ranks:
 
     def _known_failure(self, *, wait_s: float) -> tuple[int, dict[str, Any]] | None:
         until = time.monotonic() + wait_s
-        while self._failure is None and time.monotonic() < until:
-            self._look()
+        while True:
+            with contextlib.suppress(OSError):
+                self._look()
+                self._look_for_silence()
+            if self._failure is not None or time.monotonic() >= until:
+                return self._failure
             time.sleep(0.1)
-        return self._failure
 
     def _watch(self) -> None:
         """The watchdog: says that this rank lives, looks whether the others do, ends this one when one of them failed.
 
         It must end the process itself: the main thread may hang in a collective call, where no exception reaches it.
         """
-        seen: dict[int, tuple[str, float]] = {}
         beats, failed_at = 0, None
         while not self._ended.wait(_BEAT_S):
             beats += 1
-            with contextlib.suppress(OSError):
-                self._beat(beats)
-                self._look()
-                self._look_for_silence(seen)
+            # One by one: what one of them cannot do keeps none of the others.
+            for look in (partial(self._beat, beats), self.stop_requested, self._look, self._look_for_silence):
+                with contextlib.suppress(OSError):
+                    look()
             if self._failure is None:
                 continue
             failed_at = failed_at or time.monotonic()
@@ -258,6 +268,9 @@ class Ranks:
             self._write("failed", {"rank": rank, **failure})
 
     def _look(self) -> None:
+        if self._failure is None and not self.directory.is_dir():
+            message = f"{self.directory} is gone: another launch has taken over this run"
+            self._failure = 0, {"kind": EngineError.__name__, "message": message, "told": False}
         if not self._stop and (self.directory / "stop").exists():
             self._stop = True
         path = self.directory / "failed"
@@ -266,7 +279,7 @@ class Ranks:
             if failure["rank"] != self.rank:
                 self._failure = failure["rank"], failure
 
-    def _look_for_silence(self, seen: dict[int, tuple[str, float]]) -> None:
+    def _look_for_silence(self) -> None:
         # The main process looks after all, the others after it: on a shared disk, looks of all at all would be many.
         now = time.monotonic()
         for rank in range(1, self.world_size) if self.is_main else (0,):
@@ -275,11 +288,13 @@ class Ranks:
             beat = ""
             with contextlib.suppress(OSError):
                 beat = (self.directory / f"alive-{rank}").read_text(encoding="utf-8")
-            if rank not in seen or seen[rank][0] != beat:
-                seen[rank] = beat, now
+            if rank not in self._beats or self._beats[rank][0] != beat:
+                self._beats[rank] = beat, now
             _, pid, host = beat.split() if beat else ("", "?", "?")
             gone = host == socket.gethostname() and not _exists(int(pid))
-            if self._failure is None and (gone or now - seen[rank][1] > self._stall_s):
+            if gone and (self.directory / f"done-{rank}").exists():
+                continue  # it ended well in the meantime
+            if self._failure is None and (gone or now - self._beats[rank][1] > self._stall_s):
                 what = "has died" if gone else f"has not been heard from for {self._stall_s:.0f} s"
                 then = "what was finished is kept: run the same command again"
                 message = f"process {pid} on {host} {what}; {then}"

@@ -17,11 +17,11 @@ from typing import Any, TypeAlias
 import yaml
 
 from svp_nlp.errors import RecipeError
+from svp_nlp.errors import scrub as scrub
 from svp_nlp.files import shipped_directory
 
 Key: TypeAlias = tuple[str | int, ...]  # a dotted path: ("seeds", 0)
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 50
 _TAG = "tag:yaml.org,2002:"
@@ -55,11 +55,6 @@ _resolve("null", r"(?:null|Null|NULL|~|)\Z", ["n", "N", "~", ""])
 _resolve("bool", r"(?:true|True|TRUE|false|False|FALSE)\Z", "tTfF")
 _resolve("int", r"[-+]?[0-9][0-9_]*\Z", "-+0123456789")
 _resolve("float", r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z", "-+.0123456789")
-
-
-def scrub(text: str) -> str:
-    """Replace Hub tokens by `hf_***`; for logs and error messages."""
-    return _TOKEN.sub("hf_***", text)
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

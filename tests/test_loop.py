@@ -387,3 +387,31 @@ def test_a_run_reads_one_commit_of_a_model_from_start_to_end(tmp_path, monkeypat
     assert used == [f"{1:040x}"] * 3
     assert hub.looks == 1
     assert recipe.proxy.revision is None
+
+
+TINY = {"model_type": "distilbert", "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}
+REFRESHED = {
+    "kind": "embedding", "config": TINY, "vocab_size": 300, "refresh": {"at": 30, "training": {"num_train_epochs": 1}},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_encoder_is_fine_tuned_once_on_the_first_labels_whichever_round_or_arm_asks(tmp_path):
+    recipe = small_recipe(
+        write_toy(tmp_path / "pool"), proxy=REFRESHED, target=None, test=None, strategies=["margin", "entropy"],
+        initial=30, labeled_sizes=[40, 50],
+    )  # fmt: skip
+    run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    assert len(list((tmp_path / "run").glob("seed-0/*/encoder-*/model/step.json"))) == 1
+    assert len(list((tmp_path / "run/encoders").glob("*/features/embeddings.npy"))) == 1
+
+
+@pytest.mark.slow
+def test_a_core_set_tunes_an_encoder_for_each_set_of_labels_on_rows_of_all_classes(tmp_path):
+    recipe = small_recipe(
+        write_toy(tmp_path / "pool"), mode="core_set", proxy=FASTTEXT, target=REFRESHED, initial=None,
+        labeled_sizes=[60], baselines=["random"],
+    )  # fmt: skip
+    run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    tuned = list((tmp_path / "run").glob("seed-0/start/encoder-*/model/weights/config.json"))
+    assert len(tuned) == 2  # one for the rows that margin kept, one for random ones

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -156,6 +157,49 @@ def test_a_process_that_hangs_is_ended_when_another_has_failed(session: Path) ->
     )
     assert done.returncode == 1
     assert "error: [rank 0] rank 1 failed: process ? on ? has not been heard from" in done.stderr
+
+
+def test_a_rank_that_was_stopped_because_another_died_says_so(session: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (session / "alive-1").write_text(f"3 {dead.pid} {socket.gethostname()}")
+    with pytest.raises(EngineError, match="rank 1 failed"), Ranks(session, Launch(0, 2)):
+        raise Interrupted("stopped before scoring")  # what the launcher's SIGTERM leads to
+
+
+def test_a_rank_whose_session_was_taken_over_stops_waiting(session: Path) -> None:
+    with pytest.raises(EngineError, match="another launch has taken over"), Ranks(session, Launch(1, 2)) as ranks:
+        shutil.rmtree(session)
+        ranks.wait_until(lambda: False)
+
+
+def test_a_stop_reaches_a_rank_that_only_waits(session: Path) -> None:
+    def work(ranks: Ranks) -> None:
+        while ranks.is_main and not ranks.stop_requested():
+            threading.Event().wait(0.01)
+        ranks.on_main("work", lambda: None)
+        raise Interrupted("stopped")
+
+    asked = {0: False, 1: True}
+    found: list[Any] = [None, None]
+
+    def one(rank: int) -> None:
+        try:
+            with Ranks(session, Launch(rank, 2), asked=lambda: asked[rank]) as ranks:
+                work(ranks)
+        except Exception as error:
+            found[rank] = error
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert [type(error) for error in found] == [Interrupted, Interrupted]
+
+
+def test_errors_for_other_processes_hold_no_token() -> None:
+    assert "hf_***" in pack_error(ValueError("hf_" + "a" * 30))["message"]
 
 
 def test_a_new_session_clears_away_the_old_ones(tmp_path: Path) -> None:
