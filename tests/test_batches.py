@@ -17,6 +17,7 @@ from svp_nlp.models.batches import (
     split_batch,
     warmup_steps,
 )
+from svp_nlp.models.heads import HeadTrainingSpec
 
 
 @given(
@@ -102,6 +103,13 @@ def test_learning_rate_rises_to_its_peak_and_never_wastes_a_step(
     assert min(rates) > 0
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_a_schedule_has_no_more_epochs_than_its_stages_whatever_the_default_number_of_steps() -> None:
+    spec = HeadTrainingSpec(schedule=(ScheduleStage(epochs=2, learning_rate=0.1),))
+    assert spec.min_train_steps is not None
+    assert planned_epochs(spec, 1) == 2
+    assert learning_rate(spec, step=1, steps_per_epoch=1) == 0.1
 
 
 def test_learning_rate_of_stages_follows_the_epochs() -> None:

@@ -374,6 +374,31 @@ def test_a_model_that_is_saved_shares_the_bytes_of_its_encoder(tmp_path, monkeyp
     assert load_predictor(places[2]).fingerprint == load_predictor(places[1]).fingerprint
 
 
+def test_a_saved_encoder_can_be_named_for_a_new_one_and_for_fine_tuning(tmp_path, random_model):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for directory in (first, second, third):
+        directory.mkdir()
+    make_learner("embedding", model_name_or_path=str(random_model)).encoder().save(first)
+    make_learner("embedding", model_name_or_path=str(first)).encoder().save(second)
+    assert load_predictor(second).spec.model_name_or_path == str(first)
+    tuner = make_learner("transformer", model_name_or_path=str(first), max_length=16, training={"num_train_epochs": 1})
+    tuned = tuner.fit(labeled(), dev=None, seed=0, context=FitContext())
+    tuned.save(third)
+    assert not {"encoder", "encoder_files"} & json.loads((third / "config.json").read_text()).keys()
+    assert load_predictor(third).fingerprint == tuned.fingerprint
+
+
+def test_memory_running_out_names_the_option_of_the_encoder(monkeypatch):
+    encoder = fitted().encoder
+
+    def forward(**inputs):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(encoder._network, "forward", forward)
+    with pytest.raises(TrainingError, match="set encode_batch_size below 32"):
+        encoder.predict(labeled().rows, embeddings=True)
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["flip", "delete"])
 def test_a_damaged_encoder_is_not_loaded(tmp_path, file, damage):

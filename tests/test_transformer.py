@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -12,14 +13,15 @@ import pyarrow as pa
 import pytest
 import torch
 from pydantic import ValidationError
+from tokenizers import normalizers
 from toy import CLASS_NAMES, toy_rows
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from svp_nlp.errors import Interrupted, ModelError, TrainingError
-from svp_nlp.models import load_predictor, make_learner, pretrained
+from svp_nlp.models import finetuning, load_predictor, make_learner, pretrained
 from svp_nlp.models.base import FitContext, Labeled
 from svp_nlp.models.classifiers import Classifier, make_classifier
-from svp_nlp.models.finetuning import fine_tune, layer_scales
+from svp_nlp.models.finetuning import FineTuningSpec, fine_tune, layer_scales
 from svp_nlp.models.prediction import predict
 from svp_nlp.models.tokens import token_examples
 from svp_nlp.models.training import seeded
@@ -106,11 +108,27 @@ def test_config_json_is_theirs_with_our_keys_and_no_path(saved: Path) -> None:
     assert "_name_or_path" not in config
 
 
+def test_the_fingerprint_sees_any_change_of_the_tokenizer(predictor: TransformerPredictor) -> None:
+    other = copy.deepcopy(predictor._tokenizer)
+    backend = other.backend_tokenizer  # the same vocabulary, and hardly a text that is read in another way
+    backend.normalizer = normalizers.Sequence([backend.normalizer, normalizers.Replace("zqzq", "")])
+    changed = TransformerPredictor(predictor.spec, predictor._model, other, predictor.class_names, report={})
+    assert changed.fingerprint != predictor.fingerprint
+
+
 def test_a_loaded_model_can_be_saved_again(predictor: TransformerPredictor, saved: Path, tmp_path: Path) -> None:
     load_predictor(saved).save(tmp_path)
     again = load_predictor(tmp_path)
     assert again.fingerprint == predictor.fingerprint
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads((saved / "config.json").read_text())
+
+
+def test_a_saved_model_can_be_named_for_a_new_training_and_that_one_be_saved(saved: Path, tmp_path: Path) -> None:
+    again = fit(model_name_or_path=str(saved), max_length=32, training=TRAINING)
+    again.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["spec"]["model_name_or_path"] == str(saved)
+    assert load_predictor(tmp_path).fingerprint == again.fingerprint
 
 
 def test_renamed_classes_are_noticed(saved: Path, tmp_path: Path) -> None:
@@ -316,6 +334,8 @@ def test_sizes_that_a_network_cannot_have_are_refused() -> None:
     ({"model_name_or_path": "a/b", "trust_remote_code": True}, "pin revision to a commit"),
     ({"model_name_or_path": "a/b", "trust_remote_code": True, "revision": "main"}, "pin revision to a commit"),
     ({"model_name_or_path": "a/b", "layerwise_lr_decay": 0}, "greater than 0"),
+    ({"model_name_or_path": "/a/folder", "revision": "main"}, "is a folder; leave it out"),
+    ({"model_name_or_path": "a/b", "head_learning_rate": 0.1}, "does nothing without head_first_epochs"),
 ])  # fmt: skip
 def test_options_that_contradict_each_other_are_refused(chosen: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValidationError, match=expected):
@@ -325,6 +345,23 @@ def test_options_that_contradict_each_other_are_refused(chosen: dict[str, Any], 
 def test_code_of_a_model_needs_a_commit_or_a_folder(tmp_path: Path) -> None:
     assert TransformerSpec(model_name_or_path="a/b", trust_remote_code=True, revision="0123456789" * 4)
     assert TransformerSpec(model_name_or_path=str(tmp_path), trust_remote_code=True)
+
+
+@pytest.mark.parametrize(("file", "key", "load"), [
+    ("config.json", "AutoConfig", pretrained.load_config),
+    ("config.json", "AutoModel", lambda *args, **kwargs: pretrained.load_model(AutoModel, *args, **kwargs)),
+    ("tokenizer_config.json", "AutoTokenizer", pretrained.load_tokenizer),
+])  # fmt: skip
+def test_code_of_another_repository_is_refused(saved: Path, tmp_path: Path, file: str, key: str, load: Any) -> None:
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert load(str(tmp_path), trust_remote_code=True) is not None
+    reference = "other/repo--code.Class"
+    values = json.loads((tmp_path / file).read_text())
+    auto_map = {key: [None, reference] if key == "AutoTokenizer" else reference}
+    (tmp_path / file).write_text(json.dumps({**values, "auto_map": auto_map}))
+    with pytest.raises(ModelError, match="runs code of other/repo "):
+        load(str(tmp_path), trust_remote_code=True)
 
 
 def test_a_part_of_the_training_options_leaves_the_rest_as_transformers_want_it() -> None:
@@ -401,6 +438,32 @@ def test_a_first_training_leaves_the_body_untouched_and_a_second_does_not() -> N
     assert (result.epochs_run, result.best_epoch, result.steps, len(result.history)) == (3, 3, 9, 3)
     assert [event["what"] for event in result.history] == ["it (head)", "it (head)", "it"]
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("changed", ["device", "sharded"])
+def test_a_head_of_other_hardware_is_trained_again(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(TransformerSpec(**options())).model
+    state = type("State", (), {"num_processes": 2})
+    monkeypatch.setattr(finetuning, "process_state", lambda: state)
+
+    def key() -> str:
+        return finetuning._head_key(
+            model,
+            labeled(),
+            dev=None,
+            spec=FineTuningSpec(),
+            seed=0,
+            context=FitContext(data_parallel=True),
+            options=[],
+        )
+
+    before = key()
+    assert key() == before
+    if changed == "device":
+        monkeypatch.setattr(finetuning, "device", lambda: torch.device("cuda"))
+    else:
+        monkeypatch.setattr(finetuning, "wants_sharding", lambda: True)
+    assert key() != before
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 4, 5])

@@ -227,6 +227,13 @@ class FeatureLearner(Learner, Protocol):
         """The learner that fine-tunes the encoder on the first `refresh_at` labels."""
 
 
+# What config.json holds of ours; a model that was saved here and is trained on has them in its own config.
+OUR_KEYS = frozenset(
+    {"svp_kind", "svp_format", "spec", "class_names", "weights", "weights_sha256", "report"}
+    | {"encoder", "encoder_fingerprint", "encoder_files"}
+)
+
+
 def write_config(
     directory: Path, *, spec: LearnerSpec, class_names: tuple[str, ...], weights: str, **more: Any
 ) -> None:

@@ -61,8 +61,9 @@ def count_batches(num_rows: int, batch_size: int) -> int:
 
 
 def planned_epochs(spec: TrainingSpec, steps_per_epoch: int) -> int:
-    """Epochs of a training that is not stopped early: those of the spec, or enough for `min_train_steps`."""
-    return max(spec.epochs, -(-(spec.min_train_steps or 0) // steps_per_epoch))
+    """Epochs of a training that is not stopped early: those of a schedule, else enough for `min_train_steps`."""
+    least = 0 if spec.schedule is not None else spec.min_train_steps or 0  # a head has one by default
+    return max(spec.epochs, -(-least // steps_per_epoch))
 
 
 def warmup_steps(spec: TrainingSpec, steps: int) -> int:

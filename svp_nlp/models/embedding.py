@@ -276,7 +276,7 @@ def _make_encoder(
     """The encoder of a spec; the pool, or else `texts`, train the tokenizer of one with random weights."""
     from transformers import AutoModel
 
-    layout, revision = encoders.Layout(), None
+    layout, revision, pinned = encoders.Layout(), None, None
     # Random weights, and a pooler that a checkpoint lacks, are the same for every seed: all share the encoded pool.
     with training.seeded(0):
         if spec.config is not None and tuned is None:
@@ -290,10 +290,11 @@ def _make_encoder(
             trust = {"trust_remote_code": spec.trust_remote_code}
             if spec.model_name_or_path is not None:
                 config = pretrained.load_config(spec.model_name_or_path, revision=spec.revision, **trust)
-                revision = pretrained.resolved_revision(config) or spec.revision  # all files from one commit
-                layout = encoders.read_layout(spec.model_name_or_path, revision=revision)
+                revision = pretrained.resolved_revision(config)
+                pinned = revision or spec.revision  # all files from one commit, even if a branch moves
+                layout = encoders.read_layout(spec.model_name_or_path, revision=pinned)
             name = str(tuned or spec.model_name_or_path)
-            at = None if tuned is not None else revision
+            at = None if tuned is not None else pinned
             tokenizer = pretrained.load_tokenizer(name, revision=at, **trust)
             body = pretrained.load_model(AutoModel, name, revision=at, **trust)
     if body.config.is_encoder_decoder:

@@ -27,7 +27,7 @@ from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import ModelError
 from svp_nlp.files import sha256_file
 from svp_nlp.models import prediction, pretrained, training
-from svp_nlp.models.base import CONFIG_FILE, TEXT, LearnerSpec, Prediction, read_config, write_config
+from svp_nlp.models.base import CONFIG_FILE, OUR_KEYS, TEXT, LearnerSpec, Prediction, read_config, write_config
 from svp_nlp.models.prediction import ScoringDtype
 from svp_nlp.models.tokens import token_examples, token_lengths
 
@@ -222,7 +222,7 @@ class EncoderPredictor:
         )
         part = prediction.predict(
             self._network, examples, batch_size=self.options.batch_size, embeddings=True, group_by_length=True,
-            dtype=self.options.dtype,
+            dtype=self.options.dtype, size_option="encode_batch_size",
         )  # fmt: skip
         return Prediction(probs_BC, part.embeddings_BD)
 
@@ -237,7 +237,8 @@ class EncoderPredictor:
             self._network.body.save_pretrained(directory, max_shard_size="1TB")  # type: ignore[operator]
         self.tokenizer.save_pretrained(directory)
         theirs = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-        theirs.pop("_name_or_path", None)  # a folder of this machine, perhaps
+        dropped = OUR_KEYS | {"_name_or_path"}  # of the model that it began as; a folder of this machine, perhaps
+        theirs = {key: value for key, value in theirs.items() if key not in dropped}
         beside = [path for path in sorted(directory.iterdir()) if path.name not in (CONFIG_FILE, WEIGHTS_FILE)]
         ours = {
             "report": self.report,
@@ -254,8 +255,9 @@ class EncoderPredictor:
 def tokenizer_content(tokenizer: Any) -> str:
     """What decides how a tokenizer reads; what it was told to cut and pad last does not."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return fingerprint_json(sorted(tokenizer.get_vocab().items()))
+    if backend is None:  # written in Python: how it cuts is seen in what it does only
+        probe = "Ünïcödé, CASE  and\tspaces\n1,234.5 <br> don't 中文 naïve"
+        return fingerprint_json([sorted(tokenizer.get_vocab().items()), tokenizer(probe)["input_ids"]])
     content = json.loads(backend.to_str())
     return fingerprint_json({**content, "truncation": None, "padding": None})
 

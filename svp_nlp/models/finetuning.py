@@ -19,8 +19,9 @@ from svp_nlp.errors import CheckpointError, ModelError, SVPError
 from svp_nlp.files import atomic_directory, read_json, sha256_file, write_json
 from svp_nlp.models import training
 from svp_nlp.models.base import FitContext, Labeled, TrainingSpec
-from svp_nlp.models.devices import process_state
+from svp_nlp.models.devices import device, process_state
 from svp_nlp.models.pretrained import head_parameters
+from svp_nlp.models.sharded import wants_sharding
 
 log = logging.getLogger(__name__)
 
@@ -206,10 +207,12 @@ def _head_key(
 ) -> str:
     """What a finished first training must agree with to be used again."""
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    processes = process_state().num_processes if context.data_parallel else 1
+    # The last three as in resume: a head and a body trained on other hardware are a result that nobody could repeat.
     return fingerprint_json([
         spec.model_dump(mode="json"), seed, train.fingerprint, options, shapes,
         None if dev is None else dev[1].tolist(),
-        process_state().num_processes if context.data_parallel else 1,
+        processes, processes > 1 and wants_sharding(), device().type,
     ])  # fmt: skip
 
 

@@ -26,6 +26,7 @@ def predict(
     embeddings: bool = False,
     group_by_length: bool = False,
     dtype: ScoringDtype = "float32",
+    size_option: str = "eval_batch_size",
 ) -> Prediction:
     """Probabilities, and embeddings when asked for, of all rows, computed where the model lies.
 
@@ -38,6 +39,7 @@ def predict(
         group_by_length: cut batches in order of length, for less padding; bits then depend on all the rows passed.
         dtype: bfloat16 computes matrix products in it (autocast): faster on most GPUs, slower on most CPUs, and
             probabilities move by about 1e-3. What is returned is float32 either way, and the softmax is.
+        size_option: what the recipe calls `batch_size`, for the advice when memory runs out.
     Returns:
         Arrays in row order.
     Raises:
@@ -58,7 +60,7 @@ def predict(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), cast, clear_errors("predict", f"set eval_batch_size below {batch_size}"):
+        with torch.inference_mode(), cast, clear_errors("predict", f"set {size_option} below {batch_size}"):
             for rows_B in batches:
                 inputs = to_device(examples.collate(rows_B, rng=None), place)
                 if embeddings:

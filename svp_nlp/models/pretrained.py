@@ -82,6 +82,10 @@ class PretrainedSpec(LearnerSpec):
                 raise ValueError(f"{', '.join(given)} belongs to model_name_or_path; leave it out with config")
         elif self.vocab_size != type(self).model_fields["vocab_size"].default:
             raise ValueError("vocab_size belongs to config; the tokenizer of model_name_or_path has its own")
+        elif self.revision is not None and is_folder(str(self.model_name_or_path)):
+            raise ValueError(
+                f"revision belongs to a model of the Hub, {self.model_name_or_path} is a folder; leave it out"
+            )
         runs_code = self.trust_remote_code and not is_folder(str(self.model_name_or_path))
         if runs_code and not _COMMIT.fullmatch(str(self.revision)):
             raise ValueError(
@@ -166,15 +170,46 @@ def _arguments(name: str, revision: str | None, trust_remote_code: bool) -> dict
     return {"pretrained_model_name_or_path": path, "revision": revision, "trust_remote_code": trust_remote_code}
 
 
+def _check_code(name: str, revision: str | None, *used: str) -> None:
+    """Check that code is the model's own: `revision` pins no other repository, which may change at any time.
+
+    Args:
+        name: a model of the Hub, or a folder.
+        revision: branch, tag or commit.
+        used: the entries of `auto_map` that will be followed, as AutoConfig.
+    Raises:
+        ModelError: an entry names another repository (`other/repository--file.Class`); or as `load_config`.
+    """
+    from transformers import PretrainedConfig
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    path = _arguments(name, revision, True)["pretrained_model_name_or_path"]
+    with clear_loading_errors(name, revision):
+        configs = [PretrainedConfig.get_config_dict(path, revision=revision)[0]]
+        configs.append(get_tokenizer_config(path, revision=revision))
+    for found in (config.get("auto_map") or {} for config in configs):
+        auto_map = found if isinstance(found, Mapping) else {"AutoTokenizer": found}
+        for entry in (auto_map.get(key) for key in used):
+            for reference in entry if isinstance(entry, list | tuple) else [entry]:
+                repository, foreign, _ = str(reference).partition("--")
+                if foreign and repository != path:
+                    raise ModelError(
+                        f"{name} runs code of {repository} ({reference}), which its revision does not pin; copy that "
+                        "file, once read, into a folder with the model, and name it without the repository in auto_map"
+                    )
+
+
 def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The config of a model; the cheapest way to find out whether it is there.
 
     Raises:
-        ModelError: unknown model or revision, gated, out of reach.
+        ModelError: unknown model or revision, gated, out of reach; or code of another repository.
     """
     from transformers import AutoConfig
 
     arguments = _arguments(name, revision, trust_remote_code)
+    if trust_remote_code:
+        _check_code(name, revision, "AutoConfig")
     with clear_loading_errors(name, revision):
         return AutoConfig.from_pretrained(**arguments)
 
@@ -194,6 +229,8 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     from transformers import AutoTokenizer
 
     arguments = _arguments(name, revision, trust_remote_code)
+    if trust_remote_code:
+        _check_code(name, revision, "AutoConfig", "AutoTokenizer")
     with clear_loading_errors(name, revision):
         tokenizer = AutoTokenizer.from_pretrained(**arguments)
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
@@ -237,6 +274,8 @@ def load_model(
     import torch
 
     arguments = _arguments(name, revision, trust_remote_code)
+    if trust_remote_code:
+        _check_code(name, revision, "AutoConfig", auto_class.__name__)
     with clear_loading_errors(name, revision), quiet_transformers():
         model, found = auto_class.from_pretrained(
             **arguments, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,

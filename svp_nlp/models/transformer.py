@@ -17,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import ModelError, TrainingError
 from svp_nlp.models import training
 from svp_nlp.models.base import (
     CONFIG_FILE,
+    OUR_KEYS,
     TEXT,
     FitContext,
     Labeled,
@@ -32,6 +33,7 @@ from svp_nlp.models.base import (
     write_config,
 )
 from svp_nlp.models.classifiers import WithFeatures, checkpoint_activations, make_classifier, names_of
+from svp_nlp.models.encoders import tokenizer_content
 from svp_nlp.models.finetuning import FineTuningSpec, fine_tune
 from svp_nlp.models.prediction import ScoringDtype
 from svp_nlp.models.pretrained import PretrainedSpec, load_config, load_model, load_tokenizer, quiet_transformers
@@ -64,6 +66,14 @@ class TransformerSpec(PretrainedSpec):
     scoring_dtype: ScoringDtype = Field(default="float32", description="bfloat16: faster on most GPUs, not on CPUs")
     training: FineTuningSpec = Field(default_factory=FineTuningSpec)
 
+    @model_validator(mode="after")
+    def _rate_of_the_head(self) -> TransformerSpec:
+        # A value that is the default is no clash: a dump holds all values and must be readable again.
+        default = type(self).model_fields["head_learning_rate"].default
+        if not self.head_first_epochs and self.head_learning_rate != default:
+            raise ValueError("head_learning_rate does nothing without head_first_epochs; set that, or leave it out")
+        return self
+
 
 class TransformerPredictor:
     """A fitted transformer."""
@@ -84,7 +94,7 @@ class TransformerPredictor:
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return fingerprint_json([
-            self.spec.fingerprint, digest.hexdigest(), _tokenizer_fingerprint(self._tokenizer), list(self.class_names),
+            self.spec.fingerprint, digest.hexdigest(), tokenizer_content(self._tokenizer), list(self.class_names),
         ])  # fmt: skip
 
     def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
@@ -117,22 +127,15 @@ class TransformerPredictor:
             self._model.save_pretrained(directory, max_shard_size=_ONE_FILE)
             self._tokenizer.save_pretrained(directory)
         theirs = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-        theirs.pop("_name_or_path", None)  # a folder of this machine, perhaps
+        dropped = OUR_KEYS | {"_name_or_path"}  # of the model that it began as; a folder of this machine, perhaps
         write_config(
             directory,
             spec=self.spec,
             class_names=self.class_names,
             weights=WEIGHTS_FILE,
             report=self.report,
-            **theirs,
+            **{key: value for key, value in theirs.items() if key not in dropped},
         )
-
-
-def _tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Of what it does, the vocabulary and some awkward text in tokens: its files differ between versions."""
-    probe = "Ünïcödé, CASE  and\tspaces\n1,234.5 <br> don't 中文 naïve"
-    ids = tokenizer(probe, truncation=True, max_length=64)["input_ids"]
-    return fingerprint_json([sorted(tokenizer.get_vocab().items()), ids])
 
 
 def _examples(rows: pa.Table, tokenizer: Any, spec: TransformerSpec, *, group_by_length: bool = True) -> TokenExamples:
@@ -240,15 +243,7 @@ class TransformerLearner:
                 f"{directory / CONFIG_FILE}: class_names are {list(class_names)}, id2label says {list(found)}; the "
                 "file was changed: copy or train the model again"
             )
-        for key in saved.keys() & {
-            "svp_kind",
-            "svp_format",
-            "spec",
-            "class_names",
-            "weights",
-            "weights_sha256",
-            "report",
-        }:
+        for key in saved.keys() & OUR_KEYS:
             delattr(config, key)
         model = load_model(AutoModelForSequenceClassification, name, trust_remote_code=trust, config=config)
         model = model.to(training.device())
