@@ -204,16 +204,20 @@ def score(workspace: Workspace, fitted: Fitted, strategies: Sequence[str]) -> tu
 
 
 def _map_shards(workspace: Workspace, step_name: str, task: ScoreTask, *, what: str) -> float:
-    """Have the engine compute the signals of all shards that are missing; returns the seconds, of all attempts."""
+    """Have the engine compute the signals of all missing shards; returns wall-clock seconds, of all attempts."""
     run, engine, pool = workspace.run, workspace.engine, workspace.pool
     if task.features_file is not None and not isinstance(engine, RanksEngine):
         engine = LocalEngine()  # a head takes less than starting workers does
     shards, store = task.shards(pool), task.store()
 
+    def wall_clock(manifest: Mapping[str, Any]) -> float:
+        # Shards have their own seconds, so that those of an earlier attempt count; several are scored at a time.
+        return float(manifest["seconds"]) / max(1, min(engine.workers, len(shards)))
+
     def prepare() -> dict[str, Any]:
         sealed = store.sealed()
         if sealed is not None:  # the process ended between sealing and recording the step
-            return {"seconds": sealed["seconds"]}
+            return {"seconds": wall_clock(sealed)}
         left = store.missing(task.signal_names, shards)
         run.log_event({"event": "scoring", "step": what, "shards": len(shards), "to_do": len(left)})
         return {"left": [shard.index for shard in left]}
@@ -224,7 +228,7 @@ def _map_shards(workspace: Workspace, step_name: str, task: ScoreTask, *, what: 
             left = set(found["left"])
             engine.map_shards(task, [s for s in shards if s.index in left], stop_requested=run.stop_requested)
             if run.ranks.is_main:
-                found = {"seconds": store.seal(shards)["seconds"]}
+                found = {"seconds": wall_clock(store.seal(shards))}
         return {**found, "signals": sorted(task.signal_names)}
 
     together = isinstance(engine, RanksEngine)
