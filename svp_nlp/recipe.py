@@ -310,11 +310,14 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "target", "without a test set nobody would read what the target learns; add test, or set target to null"
     if "target_selects" in recipe.baselines and set(recipe.strategies) == {"random"}:
         yield "baselines", "target_selects needs a strategy other than random; add one, or remove it"
-    for role, spec in (("proxy", recipe.proxy), ("target", recipe.target)):
-        training = getattr(spec, "training", None)
-        if training is not None and training.early_stopping_patience is not None and recipe.dev is None:
-            yield role, "training.early_stopping_patience needs a dev set; set dev, or remove it"
-    if recipe.dev is not None and not any(hasattr(spec, "training") for spec in (recipe.proxy, recipe.target)):
+    specs: dict[str, Any] = {"proxy": recipe.proxy, "target": recipe.target}
+    specs |= {f"{role}.refresh": getattr(spec, "refresh", None) for role, spec in specs.items()}
+    trainings = {f"{key}.training": spec.training for key, spec in specs.items() if hasattr(spec, "training")}
+    for key, training in trainings.items():
+        if training.early_stopping_patience is not None and recipe.dev is None:
+            role, inner = key.split(".", 1)
+            yield role, f"{inner}.early_stopping_patience needs a dev set; set dev, or remove it"
+    if recipe.dev is not None and not trainings:
         yield "dev", "neither proxy nor target trains in epochs that a dev set could choose among; remove it"
     if "random" in recipe.strategies and "random" in recipe.baselines:
         yield "baselines", "random is a strategy and a baseline; keep one of them"

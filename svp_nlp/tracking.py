@@ -5,6 +5,7 @@ Nothing is logged and nothing is imported unless the recipe asks for it (`report
     <arm>/seed-<seed>/proxy_seconds, scoring_seconds, ranking_seconds, picked    against the labelled size
     <arm>/seed-<seed>/target/accuracy, macro_f1, ..., target/seconds             against the labelled size
     training/<step>/loss, learning_rate, train_accuracy, dev_accuracy, ...       against the epoch
+    training/<step>/head/loss, ...                               those of a head that is trained before everything
 
 Everything else stays in the run directory. A tracker that fails once the run has begun is left out with a warning: a
 training of hours must not end because a server of somebody else does.
@@ -91,7 +92,9 @@ class Tracker:
         """An event of a training as it goes to metrics.jsonl; only ends of epochs are numbers over time."""
         if event.get("event") != "epoch":
             return
-        values = {f"training/{event['step']}/{key}": event[key] for key in _EPOCH_VALUES if event.get(key) is not None}
+        # Epochs of the head alone count from 1 as well: two curves.
+        place = f"training/{event['step']}" + ("/head" if str(event.get("what")).endswith(" (head)") else "")
+        values = {f"{place}/{key}": event[key] for key in _EPOCH_VALUES if event.get(key) is not None}
         self.log(values, event["epoch"], axis="epoch")
 
     def add(self, name: str, backend: Any) -> None:

@@ -168,6 +168,15 @@ def test_one_wrong_value_is_named(good: Path, assignment: str, expected: str | N
         assert "\n" not in message or message.splitlines()[0].endswith(" errors")
 
 
+def test_an_encoder_that_is_refreshed_trains_in_epochs_as_well(good: Path) -> None:
+    chosen = ["proxy={kind: embedding, config: {model_type: bert}, refresh: {at: 50}}", "target=null",
+              "baselines=[random]"]  # fmt: skip
+    assert load_recipe(good, [*chosen, "dev=0.1"]).dev == 0.1
+    chosen.append("proxy.refresh.training.early_stopping_patience=1")
+    assert "refresh.training.early_stopping_patience needs a dev set" in refusal(good, *chosen)
+    load_recipe(good, [*chosen, "dev=0.1"])
+
+
 def test_a_core_set_has_no_start_set(good: Path) -> None:
     assert load_recipe(good, ["mode=core_set"]).initial is None
     assert "a core-set has no start set" in refusal(good, "mode=core_set", "initial=2%")

@@ -147,6 +147,13 @@ def test_rounds_targets_and_epochs_have_their_names_and_axes(fakes: list[Backend
     ]
 
 
+def test_a_head_that_is_trained_first_has_a_curve_of_its_own() -> None:
+    backend = Backend("x")
+    for what in ("some/model (head)", "some/model"):
+        Tracker({"mlflow": backend}).log_event({"event": "epoch", "step": "s", "what": what, "epoch": 1, "loss": 0.5})
+    assert backend.logged == [({"training/s/head/loss": 0.5}, 1), ({"training/s/loss": 0.5}, 1)]
+
+
 def test_wandb_gets_no_step_of_ours_because_it_drops_falling_ones(fakes: list[Backend], tmp_path: Path) -> None:
     with open_tracker(["wandb"], run_dir=tmp_path, name="x", config={}) as tracker:
         tracker.log_round(ROUND)
