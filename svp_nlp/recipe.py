@@ -47,7 +47,7 @@ from svp_nlp.recipe_yaml import (
 from svp_nlp.sizes import INITIAL, Size, TargetSize, amount, resolve_size, wrong
 from svp_nlp.strategies import STRATEGIES
 
-Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+TrackerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Baseline: TypeAlias = Literal["random", "target_selects"]
 _DEFAULT_INITIAL = "2%"
 _DEFAULT_ORACLE = "column"
@@ -189,7 +189,7 @@ class Recipe(Spec):
         default_factory=lambda: _pick_engine({}),
         description="who scores the pool; changes no result, and a run may be resumed with another",
     )
-    report_to: Annotated[tuple[Tracker, ...], AfterValidator(_distinct)] = Field(
+    report_to: Annotated[tuple[TrackerName, ...], AfterValidator(_distinct)] = Field(
         (), description="trackers that rounds, errors and times are logged to; changes no result"
     )
 

@@ -25,15 +25,15 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 from svp_nlp.errors import RecipeError
 from svp_nlp.files import read_json, write_json
+from svp_nlp.recipe import TrackerName
 from svp_nlp.recipe_yaml import scrub
 
 log = logging.getLogger(__name__)
 
-TrackerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 TRACKERS: tuple[str, ...] = get_args(TrackerName)
 DIRECTORY = "trackers"  # in the run directory: TensorBoard's files, and what the runs are called elsewhere
 RUNS_FILE = "runs.json"
