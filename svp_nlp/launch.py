@@ -91,9 +91,19 @@ def _check_shared(session: Path, rank: int) -> None:
 
 def _meet(world_size: int) -> None:
     """Open the process group, and see that it has all processes: a launcher may start fewer than it was asked for."""
+    from accelerate.state import PartialState
+
     from svp_nlp.models.devices import process_state
 
-    found = process_state().num_processes
+    if not PartialState._shared_state:
+        log.info("waiting until all %d processes of this launch are there", world_size)
+    try:
+        found = process_state().num_processes
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(
+            f"{world_size} processes were promised (WORLD_SIZE) and did not come together "
+            f"({' '.join(str(error).split())[:200]}); start them with `accelerate launch`, or unset WORLD_SIZE and RANK"
+        ) from error
     if found != world_size:
         raise EngineError(
             f"WORLD_SIZE is {world_size}, but {found} processes came together; start them with `svp run RECIPE "
