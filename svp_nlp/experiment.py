@@ -23,7 +23,7 @@ from svp_nlp.evidence import agreements, extreme_picks, lineage_row
 from svp_nlp.files import read_json
 from svp_nlp.labels import LabelSet
 from svp_nlp.launch import open_run_together, together
-from svp_nlp.loop import active_learning, core_set, train_target
+from svp_nlp.loop import active_learning, core_set, encoding_seconds, train_target
 from svp_nlp.models import make_learner
 from svp_nlp.oracles.column import ColumnOracle
 from svp_nlp.ranks import Ranks, current_launch
@@ -304,6 +304,7 @@ def _add_target(
         arm=place,
     )
     selection_seconds = sum(selection_cost.values())
+    target_seconds = target.fitted.seconds + encoding_seconds(target.fitted, round_.fitted)
     base = {"seed": workspace.seed, "selector": arm.selector, "strategy": arm.strategy}
     results["rows"].append(
         {
@@ -316,14 +317,14 @@ def _add_target(
             "metrics": dict(target.metrics),
             **selection_cost,
             "selection_seconds": selection_seconds,
-            "target_seconds": target.fitted.seconds,
-            "total_seconds": selection_seconds + target.fitted.seconds,
+            "target_seconds": target_seconds,
+            "total_seconds": selection_seconds + target_seconds,
             "selection_fingerprint": round_.selection.fingerprint,
         }
     )
     log.info(
         "  %s: target on %s labels: error %.2f %% (%.1f s)%s",
-        arm.name, f"{round_.labeled_size:,}", 100 * (1 - target.metrics["accuracy"]), target.fitted.seconds,
+        arm.name, f"{round_.labeled_size:,}", 100 * (1 - target.metrics["accuracy"]), target_seconds,
         "" if workspace.run.steps_done > done else _FOUND,
     )  # fmt: skip
     history = target.fitted.report.get("history")

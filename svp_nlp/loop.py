@@ -89,7 +89,7 @@ def active_learning(
             fitted = fit(workspace, place, role, learner, labels)
             together = sorted({strategy, *workspace.shared_strategies}) if number == 1 else [strategy]
             signals, scoring_seconds = score(workspace, fitted, together)
-            scoring_seconds += _encoding_seconds(fitted, before.fitted)
+            scoring_seconds += encoding_seconds(fitted, before.fitted)
         selection, ranking_seconds = rank(
             workspace,
             f"{arm}/round-{number:03d}",
@@ -143,7 +143,7 @@ def core_set(
     if get_strategy(strategy).needs_model:
         fitted = fit(workspace, FULL, role, learner, everything)
         signals, scoring_seconds = score(workspace, fitted, sorted({strategy, *workspace.shared_strategies}))
-        scoring_seconds += _encoding_seconds(fitted, None)
+        scoring_seconds += encoding_seconds(fitted, None)
     for number, size in enumerate(sizes, start=1):
         selection, ranking_seconds = rank(
             workspace,
@@ -172,7 +172,7 @@ def core_set(
         )
 
 
-def _encoding_seconds(fitted: Fitted, before: Fitted | None) -> float:
+def encoding_seconds(fitted: Fitted, before: Fitted | None) -> float:
     """What the features of a round cost: nothing when the round before used the same."""
     if fitted.encoded is None:
         return 0.0
