@@ -192,7 +192,12 @@ def run(
             arguments = ["run", recipe, "--run-dir", str(directory), "--format", output.value]
             arguments += [part for value in settings for part in ("--set", value)]
             raise typer.Exit(
-                start(accelerate, num_processes=num_processes, arguments=[*arguments, *(["-v"] if verbose else [])])
+                start(
+                    accelerate,
+                    num_processes=num_processes,
+                    run_dir=directory,
+                    arguments=[*arguments, *(["-v"] if verbose else [])],
+                )
             )
         from svp_nlp.experiment import run_recipe
         from svp_nlp.run import stop_on_signals

@@ -81,7 +81,14 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         # Whatever can be found wrong is found before anything is written.
         commits = check_surroundings(recipe, engine, Path(run_dir))
         data = open_data(recipe)
-        return commits, data, recipe.resolve_sizes(int(data.available_N.sum()))
+        sizes = recipe.resolve_sizes(int(data.available_N.sum()))
+        for role in _ROLES:
+            refresh = getattr(getattr(recipe, role), "refresh", None)
+            if refresh is not None and refresh.at > sizes[-1] and recipe.mode == "active_learning":
+                raise RecipeError(
+                    f"{role}.refresh.at is {refresh.at:,}, but there are never more than {sizes[-1]:,} labels; lower it"
+                )
+        return commits, data, sizes
 
     commits, data, sizes = together(look)
     with open_run_together(
@@ -327,6 +334,13 @@ def _add_target(
         arm.name, f"{round_.labeled_size:,}", 100 * (1 - target.metrics["accuracy"]), target_seconds,
         "" if workspace.run.steps_done > done else _FOUND,
     )  # fmt: skip
+    if target.classes_predicted == 1:
+        warning = (
+            f"{arm.name}: the target on {round_.labeled_size:,} labels gives one class for every text: it has learned "
+            "nothing, and what it says about choosing means nothing; train it longer (training.min_train_steps)"
+        )
+        log.warning("%s", warning)
+        results["warnings"].append(warning)
     history = target.fitted.report.get("history")
     if history:
         results["training"].append({**base, "labeled_size": round_.labeled_size, "history": history})

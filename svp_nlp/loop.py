@@ -32,6 +32,7 @@ class TargetResult:
     fitted: Fitted
     labeled_size: int
     metrics: Mapping[str, float]
+    classes_predicted: int  # how many of the classes it gave at all
 
     def load(self) -> Any:
         """The predictor."""
@@ -234,7 +235,7 @@ def train_target(
             references_N=test.labels_L,
             num_classes=len(workspace.class_names),
         )
-        return {"metrics": values}
+        return {"metrics": values, "classes_predicted": len(np.unique(classes_T))}
 
     inputs = {
         "model": fitted.fingerprint,
@@ -242,7 +243,7 @@ def train_target(
         "metrics": list(metrics),
     }
     step = workspace.step(f"{fitted.name}/metrics", inputs, do, together=True)
-    return TargetResult(fitted, len(labels), step.output["metrics"])
+    return TargetResult(fitted, len(labels), step.output["metrics"], step.output["classes_predicted"])
 
 
 def resolve_sizes(sizes: Sequence[int | str], num_available: int) -> list[int]:

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SESSIONS = ".ranks"
+STOP_FILE = "stop"
 STALL_S = 40.0  # of a silent rank; with the grace below, all ranks have ended within a minute
 _GRACE_S = 10.0  # for a rank to end by itself after another one failed, before its watchdog ends it
 _BEAT_S = 1.0
@@ -141,7 +142,7 @@ class Ranks:
     def stop_requested(self) -> bool:
         """Whether any rank was asked to stop; of the others it is known within a second."""
         if not self._stop and self._asked():
-            (self.directory / "stop").touch()
+            (self.directory / STOP_FILE).touch()
             self._stop = True
         return self._stop
 
@@ -271,7 +272,7 @@ class Ranks:
         if self._failure is None and not self.directory.is_dir():
             message = f"{self.directory} is gone: another launch has taken over this run"
             self._failure = 0, {"kind": EngineError.__name__, "message": message, "told": False}
-        if not self._stop and (self.directory / "stop").exists():
+        if not self._stop and (self.directory / STOP_FILE).exists():
             self._stop = True
         path = self.directory / "failed"
         if self._failure is None and path.exists():

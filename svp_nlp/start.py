@@ -15,15 +15,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import yaml
 
 from svp_nlp.errors import RecipeError
 from svp_nlp.files import shipped_directory
+from svp_nlp.ranks import SESSIONS, STOP_FILE
 from svp_nlp.recipe_yaml import did_you_mean
 
 _EXIT_FILE = "SVP_EXIT_FILE"
 _IN_GOOD_ORDER = (0, 2, 3, 4)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 def shipped_configurations() -> dict[str, Path]:
@@ -46,12 +49,16 @@ def find_configuration(name: str) -> Path:
     raise RecipeError(f"--accelerate {name}: no such file, and no shipped configuration of this name{hint}")
 
 
-def start(name: str | None, *, num_processes: int | None, arguments: Sequence[str]) -> int:
-    """Run `svp` with these arguments under `accelerate launch`, and wait for it; Ctrl-C and SIGTERM reach all.
+def start(name: str | None, *, num_processes: int | None, run_dir: Path, arguments: Sequence[str]) -> int:
+    """Run `svp` with these arguments under `accelerate launch`, and wait for it; Ctrl-C and SIGTERM stop all.
+
+    The launcher would kill processes that take more than 30 s to stop, and print a traceback: they are asked through
+    their session instead, and it sees them end in good order. A second signal goes to the launcher.
 
     Args:
         name: see `find_configuration`; None: cpu_2proc, or ddp where there are several GPUs.
         num_processes: None: as the file says; for ddp and fsdp2 as many as there are GPUs.
+        run_dir: what the arguments say.
     Returns:
         the exit code of the main process, or that of the launcher where it has left none.
     Raises:
@@ -59,7 +66,7 @@ def start(name: str | None, *, num_processes: int | None, arguments: Sequence[st
     """
     name = name or ("ddp" if _gpus() > 1 else "cpu_2proc")
     path = find_configuration(name)
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    values = _read(path)
     environment = dict(os.environ)
     if values.get("use_cpu"):
         environment["ACCELERATE_USE_CPU"] = "true"  # the launcher of several processes does not pass it on
@@ -77,20 +84,38 @@ def start(name: str | None, *, num_processes: int | None, arguments: Sequence[st
     with tempfile.TemporaryDirectory(prefix="svp_nlp-") as directory:
         exit_file = Path(directory) / "exit"
         environment[_EXIT_FILE] = str(exit_file)
-        process = subprocess.Popen([*launcher, "-m", "svp_nlp", *arguments], env=environment)  # noqa: S603 (our own)
+        command = [*launcher, "-m", "svp_nlp", *arguments]
+        # In a session of its own: Ctrl-C goes to the whole group of a terminal.
+        process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 (our own)
+        asked = False
 
         def forward(number: int, frame: FrameType | None) -> None:
-            # Ctrl-C goes to the whole group of a terminal by itself.
-            if number != signal.SIGINT:
-                process.send_signal(number)
+            nonlocal asked
+            sessions = [] if asked else list((run_dir / SESSIONS).glob("*"))
+            for session in sessions:
+                (session / STOP_FILE).touch()
+            if not sessions:
+                process.send_signal(signal.SIGTERM)
+            asked = True
+            sys.stderr.write("stopping: what is begun is finished first; once more to stop at once\n")
 
-        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, forward) for number in _STOPPING}
         try:
             code = process.wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
         return int(exit_file.read_text(encoding="utf-8")) if exit_file.exists() else code
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict) or "distributed_type" not in values:
+        raise RecipeError(f"--accelerate {path} is no file that `accelerate config` wrote: distributed_type is missing")
+    return values
 
 
 def leave(code: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -361,6 +362,8 @@ class MovingModel:
 
         self.looks = 0
         monkeypatch.setattr(pretrained, "load_config", self.look)
+        tokenizer = type("Tokenizer", (), {"model_max_length": 512})
+        monkeypatch.setattr(pretrained, "load_tokenizer", lambda name, **options: tokenizer)
 
     def look(self, name, *, revision=None, trust_remote_code=False):
         self.looks += 1
@@ -415,3 +418,31 @@ def test_a_core_set_tunes_an_encoder_for_each_set_of_labels_on_rows_of_all_class
     run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
     tuned = list((tmp_path / "run").glob("seed-0/start/encoder-*/model/weights/config.json"))
     assert len(tuned) == 2  # one for the rows that margin kept, one for random ones
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"proxy": {**REFRESHED, "refresh": {"at": 5000}}, "target": None, "test": None},
+            "there are never more than 40",
+        ),
+        ({"target": {"kind": "transformer", "config": TINY, "max_length": 10_000}}, "takes 512 tokens"),
+    ],
+)
+def test_what_a_model_cannot_do_is_found_before_any_work(changes, message, tmp_path):
+    recipe = small_recipe(write_toy(tmp_path / "pool"), **changes)
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_target_that_gives_one_class_for_all_is_said_to_have_learned_nothing(tmp_path):
+    training = {"num_train_epochs": 1, "learning_rate": 1e-9}
+    target = {"kind": "transformer", "config": TINY, "vocab_size": 300, "training": training}
+    recipe = small_recipe(write_toy(tmp_path / "pool"), target=target)
+    result = run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    one = json.loads(next((tmp_path / "run").glob("seed-0/*/target-*/metrics/step.json")).read_text())["output"]
+    said = "gives one class for every text" in Path(result["report_md"]).read_text()
+    assert said == (one["classes_predicted"] == 1)

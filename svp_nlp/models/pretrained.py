@@ -53,13 +53,26 @@ class PretrainedSpec(LearnerSpec):
     def commit(self) -> str | None:
         """The commit that `revision` means now; None for a folder and for random weights.
 
+        Looks, without loading weights, for what would fail hours later: files, a tokenizer that pads, room for tokens.
+
         Raises:
-            ModelError: there is no such model or revision, or it is out of reach.
+            ModelError: there is no such model or revision, it is out of reach, or it does not fit these options.
         """
+        longest = getattr(self, "max_length", None) or 0
         if self.model_name_or_path is None:
+            from transformers import AutoConfig
+
+            config = AutoConfig.for_model(**(self.config or {}))
+            _check_room(getattr(config, "max_position_embeddings", None), longest, self.model_name)
             return None
         name, trust = self.model_name_or_path, self.trust_remote_code
-        return resolved_revision(load_config(name, revision=self.revision, trust_remote_code=trust))
+        config = load_config(name, revision=self.revision, trust_remote_code=trust)
+        tokenizer = load_tokenizer(name, revision=self.revision, trust_remote_code=trust)
+        _check_room(tokenizer.model_max_length, longest, name)
+        _check_room(getattr(config, "max_position_embeddings", None), longest, name)
+        if is_folder(name) and not any(Path(name).expanduser().glob("*.safetensors")):
+            raise ModelError(f"{name} holds no *.safetensors; pickled weights are not read: save the model again")
+        return resolved_revision(config)
 
     def at(self, commit: str | None) -> PretrainedSpec:
         """These options with the commit as revision; None: as they are."""
@@ -93,6 +106,11 @@ class PretrainedSpec(LearnerSpec):
                 f"have read, found {self.revision!r}"
             )
         return self
+
+
+def _check_room(positions: Any, max_length: int, name: str) -> None:
+    if isinstance(positions, int) and 0 < positions < max_length:
+        raise ModelError(f"{name} takes {positions:,} tokens, max_length is {max_length:,}; lower max_length")
 
 
 def is_folder(name: str) -> bool:
