@@ -7,6 +7,10 @@ them see under the same path.
 Ray starts an actor that died again, and gives it its shards again, without end. So that a shard that is to blame does
 not kill for ever, an actor leaves a mark before each shard (`.tmp-tried-<shard>-<attempt>` beside the parts) and takes
 it away afterwards; a shard with three marks is given up.
+
+Results are read to their end even when the run is to stop or a shard failed: a file (`.tmp-stop`) lets the actors
+answer at once. Where the reader left off early, Ray Data's threads went on into a Ray that was being shut down, and
+that ends the whole process without a word (seen with 2.60).
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,7 +35,7 @@ from pydantic import Field
 from svp_nlp.engines.base import EngineSpec
 from svp_nlp.engines.environment import of_a_launch, processors
 from svp_nlp.engines.worker import portable, rows_of
-from svp_nlp.errors import EngineError, RecipeError
+from svp_nlp.errors import EngineError, Interrupted, RecipeError
 from svp_nlp.pool import Shard
 from svp_nlp.scoring import OpenTask, Progress, ScoreTask, open_task, stopped_before
 
@@ -38,6 +43,10 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 3
 _CONNECT_S = 5.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # descriptors of shards need little; Ray takes no less than 75 MB
+_STOP = ".tmp-stop"
+_POLL_S = 0.2
+_THREADS_S = 10.0
+_READERS = ("iter_threaded", "StreamingExecutor", "ray-data-metadata-prefetch")  # threads of Ray Data that call Ray
 _MOST_BLOCKS = 4096  # a block is what one actor is given at once; each costs the driver about a millisecond
 
 
@@ -100,15 +109,18 @@ class RayEngine:
                 num_cpus=spec.cpus_per_worker,
                 num_gpus=spec.gpus_per_worker,
             )
+            errors: list[Exception] = []
             try:
-                for row in results.iter_rows():
-                    if row["error"]:
-                        raise pickle.loads(row["error"])  # noqa: S301  # from our own actor; Ray pickles as well
-                    progress.add(by_index.pop(row["index"]))
-                    if stop_requested() and by_index:
-                        raise stopped_before(next(iter(by_index.values())))
+                with _stop_file(task, lambda: bool(errors) or stop_requested()):
+                    for row in results.iter_rows():
+                        if row["error"]:
+                            errors.append(pickle.loads(row["error"]))  # noqa: S301  # from our own actor
+                        else:
+                            progress.add(by_index[row["index"]])
             except ray.exceptions.RayError as error:
                 raise _failed(error) from error
+            if errors:
+                raise min(errors, key=lambda error: isinstance(error, Interrupted))
 
     @contextlib.contextmanager
     def _attached(self) -> Iterator[Any]:
@@ -130,6 +142,7 @@ class RayEngine:
                 yield ray
             finally:
                 if ours:
+                    _await_readers()
                     ray.shutdown()  # of a cluster that we did not start, it takes this process's leave
 
     def _room(self, ray: Any, *, started_here: bool) -> int:
@@ -171,6 +184,8 @@ class Actor:
         shard = Shard(*(int(batch[name][0]) for name in ("index", "start", "stop")))
         seconds, answer = 0.0, b""
         try:
+            if self._stop_requested():
+                raise stopped_before(shard)
             if self._opened is None:
                 _check_visible(self._task)
                 self._opened = open_task(self._task)
@@ -182,7 +197,10 @@ class Actor:
 
     def _score(self, shard: Shard) -> float:
         assert self._opened is not None
-        return self._opened.score(shard)
+        return self._opened.score(shard, stop_requested=self._stop_requested)
+
+    def _stop_requested(self) -> bool:
+        return (self._task.store_dir / _STOP).exists()
 
 
 def _mark(index: int | str, attempt: int | str) -> str:
@@ -209,6 +227,35 @@ def _marked(task: ScoreTask, shard: Shard) -> Iterator[None]:
     finally:
         for mark in marks:
             mark.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _stop_file(task: ScoreTask, stop_requested: Callable[[], bool]) -> Iterator[None]:
+    """While inside, the wish to stop becomes a file that all actors see."""
+    file, finished = task.store_dir / _STOP, threading.Event()
+    file.unlink(missing_ok=True)
+
+    def watch() -> None:
+        while not finished.wait(_POLL_S):
+            if stop_requested():
+                file.touch()
+                return
+
+    watcher = threading.Thread(target=watch, name="stop of Ray's actors", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
+        file.unlink(missing_ok=True)
+
+
+def _await_readers() -> None:
+    until = time.monotonic() + _THREADS_S
+    for thread in threading.enumerate():
+        if thread.name.startswith(_READERS):
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def _check_visible(task: ScoreTask) -> None:
