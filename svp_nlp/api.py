@@ -20,7 +20,7 @@ from svp_nlp.models.base import Labeled
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
 from svp_nlp.pool import Pool, PoolRef, read_labels
 from svp_nlp.ranks import Ranks, current_launch
-from svp_nlp.recipe import differences
+from svp_nlp.recipe_yaml import differences
 from svp_nlp.workspace import Workspace
 
 

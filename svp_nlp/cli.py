@@ -176,7 +176,7 @@ def run(
         directory = run_dir or default_run_directory(find_recipe(recipe))
         if dry_run:
             from svp_nlp.plan import plan
-            from svp_nlp.recipe import differences
+            from svp_nlp.recipe_yaml import differences
             from svp_nlp.run import check_directory
 
             if launch.world_size > 1:

@@ -27,7 +27,8 @@ from svp_nlp.loop import active_learning, core_set, encoding_seconds, train_targ
 from svp_nlp.models import make_learner
 from svp_nlp.oracles.column import ColumnOracle
 from svp_nlp.ranks import Ranks, current_launch
-from svp_nlp.recipe import Recipe, differences, dump_recipe
+from svp_nlp.recipe import Recipe, dump_recipe
+from svp_nlp.recipe_yaml import differences
 from svp_nlp.report import summarize, write_report
 from svp_nlp.results import is_finished, save_results
 from svp_nlp.run import ENVIRONMENT_FILE, STEP_FILE, Run, disk_errors, machine

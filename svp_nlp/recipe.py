@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -27,17 +27,15 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from svp_nlp.arrays import fingerprint_json
-from svp_nlp.engines import EngineSpec, engine_spec_classes
+from svp_nlp.engines import ENGINES, EngineSpec, engine_spec_classes
 from svp_nlp.errors import BudgetError, RecipeError
 from svp_nlp.models import LEARNERS, learner_module, spec_classes
 from svp_nlp.models.base import LearnerSpec, Spec
 from svp_nlp.oracles import oracle_spec_classes
 from svp_nlp.recipe_errors import explain
 from svp_nlp.recipe_yaml import (
-    Key,
     RecipeTree,
     did_you_mean,
-    dotted,
     find_recipe,
     override,
     read_tree,
@@ -92,27 +90,22 @@ def _check_kind(value: Mapping[str, Any], kinds: Iterable[str], what: str) -> st
     raise wrong(f"{found}{meant or '; expected ' + ' or '.join(kinds)}")
 
 
-def _pick_learner(value: Any) -> Any:
-    # Only the module of this kind is imported. The errors of its options keep their path.
-    if not isinstance(value, Mapping):
-        return value
-    return learner_module(_check_kind(value, LEARNERS, "a learner")).spec_class.model_validate(value)
+def _picker(
+    what: str, kinds: Iterable[str], spec_class: Callable[[str], type[Spec]], default: str | None = None
+) -> Callable[[Any], Any]:
+    # Classes are asked for once a recipe names a kind, so that the others stay unimported. Errors keep their path.
+    def pick(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        value = {"kind": default, **value}
+        return spec_class(_check_kind(value, kinds, what)).model_validate(value)
+
+    return pick
 
 
-def _pick_engine(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    classes = engine_spec_classes()
-    value = {"kind": _DEFAULT_ENGINE, **value}
-    return classes[_check_kind(value, classes, "an engine")].model_validate(value)
-
-
-def _pick_oracle(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    classes = oracle_spec_classes()
-    value = {"kind": _DEFAULT_ORACLE, **value}
-    return classes[_check_kind(value, classes, "an oracle")].model_validate(value)
+_pick_learner = _picker("a learner", LEARNERS, lambda kind: learner_module(kind).spec_class)
+_pick_engine = _picker("an engine", ENGINES, lambda kind: engine_spec_classes()[kind], _DEFAULT_ENGINE)
+_pick_oracle = _picker("an oracle", oracle_spec_classes(), lambda kind: oracle_spec_classes()[kind], _DEFAULT_ORACLE)
 
 
 Names: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_listed)]
@@ -386,23 +379,3 @@ def recipe_schema() -> dict[str, Any]:
     for placeholder in ("LearnerSpec", "EngineSpec", "Spec"):
         definitions.pop(placeholder, None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two dumped recipes: `proxy.epochs: 5 -> 10`, in the order of the keys. Tokens are masked."""
-    lines: list[str] = []
-    _differ(old, new, (), lines)
-    return lines
-
-
-def _differ(old: Any, new: Any, path: Key, lines: list[str]) -> None:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in dict.fromkeys([*old, *new]):
-            _differ(old.get(key), new.get(key), (*path, key), lines)
-    elif old != new:
-        lines.append(scrub(f"{dotted(path)}: {_short(old)} -> {_short(new)}"))
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 120 else text[:117] + "..."

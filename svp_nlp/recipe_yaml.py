@@ -1,4 +1,4 @@
-"""Recipe files: where they are, strict YAML with line numbers, dotted overrides. Neither torch nor pydantic here.
+"""Recipe files: where they are, strict YAML with line numbers, dotted overrides, differences. No torch, no pydantic.
 
 PyYAML follows YAML 1.1, which surprises: `1e-3` is a string, `no` is False, `012` is 10, `1:30` is 90, the last of two
 equal keys wins, and a tag may build any Python object. Here a number is what Python and JSON call a number, only `true`
@@ -8,8 +8,9 @@ and `false` are booleans, and the rest is refused with its line.
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -272,3 +273,23 @@ class _Dumper(yaml.SafeDumper):
 def write_yaml(values: dict[str, Any]) -> str:
     """YAML that `parse_yaml` reads back as the same values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two dumped recipes: `proxy.epochs: 5 -> 10`, in the order of the keys. Tokens are masked."""
+    lines: list[str] = []
+    _differ(old, new, (), lines)
+    return lines
+
+
+def _differ(old: Any, new: Any, path: Key, lines: list[str]) -> None:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            _differ(old.get(key), new.get(key), (*path, key), lines)
+    elif old != new:
+        lines.append(scrub(f"{dotted(path)}: {_short(old)} -> {_short(new)}"))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 120 else text[:117] + "..."

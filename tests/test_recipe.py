@@ -17,13 +17,12 @@ from svp_nlp import recipe_yaml
 from svp_nlp.errors import BudgetError, RecipeError
 from svp_nlp.recipe import (
     Recipe,
-    differences,
     dump_recipe,
     load_recipe,
     make_recipe,
     recipe_schema,
 )
-from svp_nlp.recipe_yaml import RecipeTree, find_recipe, override, parse_yaml, scrub, shipped_recipes
+from svp_nlp.recipe_yaml import RecipeTree, differences, find_recipe, override, parse_yaml, scrub, shipped_recipes
 from svp_nlp.sizes import resolve_size
 
 GOOD = """\

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 from svp_nlp.errors import Interrupted, RunError
-from svp_nlp.recipe import differences
+from svp_nlp.recipe_yaml import differences
 from svp_nlp.run import open_run, stop_on_signals
 
 
