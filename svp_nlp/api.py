@@ -13,13 +13,13 @@ import yaml
 
 from svp_nlp.data import available_rows, labeled_rows
 from svp_nlp.engines import LocalEngine
-from svp_nlp.engines.ranks import RanksEngine
+from svp_nlp.engines.ranks import shared_engine
 from svp_nlp.errors import RunRefused
 from svp_nlp.launch import open_run_together, together
 from svp_nlp.models.base import Labeled
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
 from svp_nlp.pool import Pool, PoolRef, read_labels
-from svp_nlp.ranks import Ranks, current_launch
+from svp_nlp.ranks import current_launch
 from svp_nlp.recipe_yaml import differences
 from svp_nlp.workspace import Workspace
 
@@ -88,7 +88,7 @@ def open_workspace(
         yield Workspace(
             run=run,
             pool=opened,
-            engine=RanksEngine(run.ranks) if isinstance(run.ranks, Ranks) else LocalEngine(),
+            engine=shared_engine(LocalEngine(), run.ranks),
             class_names=labels.class_names,
             available_N=available_rows(opened, labels),
             oracle=ColumnOracle(ColumnOracleSpec(noise=noise), labels, opened.keys_N, seed),

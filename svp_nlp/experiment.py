@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from svp_nlp.data import Data, open_data
-from svp_nlp.engines import Engine, LocalEngine, make_engine
-from svp_nlp.engines.ranks import RanksEngine
-from svp_nlp.errors import ModelError, RecipeError
+from svp_nlp.data import Data
+from svp_nlp.engines import Engine, make_engine
+from svp_nlp.engines.ranks import shared_engine
 from svp_nlp.evidence import agreements, extreme_picks, lineage_row
 from svp_nlp.files import read_json
 from svp_nlp.labels import LabelSet
@@ -26,21 +25,19 @@ from svp_nlp.launch import open_run_together, together
 from svp_nlp.loop import active_learning, core_set, encoding_seconds, train_target
 from svp_nlp.models import make_learner
 from svp_nlp.oracles.column import ColumnOracle
-from svp_nlp.ranks import Ranks, current_launch
+from svp_nlp.prepare import pin_models, prepare
 from svp_nlp.recipe import Recipe, dump_recipe
 from svp_nlp.recipe_yaml import differences
 from svp_nlp.report import summarize, write_report
 from svp_nlp.results import is_finished, save_results
-from svp_nlp.run import ENVIRONMENT_FILE, STEP_FILE, Run, disk_errors, machine
+from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine
 from svp_nlp.selected import write_selected
 from svp_nlp.strategies import get_strategy
-from svp_nlp.tracking import Tracker, check_trackers, open_tracker
+from svp_nlp.tracking import Tracker, open_tracker
 from svp_nlp.workspace import START, Round, Workspace
 
 log = logging.getLogger(__name__)
 _FOUND = ", found finished"
-_ROLES = ("proxy", "target")
-_MODELS = "models"  # the step that keeps their commits
 
 
 @dataclass(frozen=True)
@@ -77,21 +74,8 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         SVPError: see `exit_code` of what is raised.
     """
     engine = make_engine(recipe.engine)
-
-    def look() -> tuple[dict[str, str | None], Data, list[int]]:
-        # Whatever can be found wrong is found before anything is written.
-        commits = check_surroundings(recipe, engine, Path(run_dir))
-        data = open_data(recipe)
-        sizes = recipe.resolve_sizes(int(data.available_N.sum()))
-        for role in _ROLES:
-            refresh = getattr(getattr(recipe, role), "refresh", None)
-            if refresh is not None and refresh.at > sizes[-1] and recipe.mode == "active_learning":
-                raise RecipeError(
-                    f"{role}.refresh.at is {refresh.at:,}, but there are never more than {sizes[-1]:,} labels; lower it"
-                )
-        return commits, data, sizes
-
-    commits, data, sizes = together(look)
+    prepared = together(lambda: prepare(recipe, engine, run_dir=Path(run_dir)))
+    data, sizes = prepared.data, prepared.sizes
     with open_run_together(
         Path(run_dir),
         recipe=recipe.meaning,
@@ -99,10 +83,9 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         differences=differences,
         stop_requested=stop_requested,
     ) as run:
-        if isinstance(run.ranks, Ranks) and isinstance(engine, LocalEngine):
-            engine = RanksEngine(run.ranks)
+        engine = shared_engine(engine, run.ranks)
         results = _new_results(recipe, data, run)
-        recipe = _pinned(recipe, run, commits)
+        recipe = pin_models(recipe, run, prepared.commits)
         selected: list[Path] = []
         with _open_tracker(recipe, run) as tracker:
             for seed in recipe.seeds:
@@ -129,49 +112,6 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         "all_selected": [str(path) for path in selected],
         "report": summarize([results]) if run.ranks.is_main else None,
     }
-
-
-def check_surroundings(recipe: Recipe, engine: Engine, run_dir: Path) -> dict[str, str | None]:
-    """Look for what a recipe needs besides data: trackers, workers, models.
-
-    Returns:
-        the commits of the models of the Hub that it names, by role: as the run began, else as they are now.
-    Raises:
-        RecipeError: a package is missing, a cluster or a model cannot be reached, or there is no such model.
-    """
-    check_trackers(recipe.report_to)
-    _check_engine(recipe, engine)
-    if (run_dir / _MODELS / STEP_FILE).exists():
-        found: dict[str, str | None] = read_json(run_dir / _MODELS / STEP_FILE)["output"]
-        return found
-    commits: dict[str, str | None] = {}
-    for role in _ROLES:
-        spec = getattr(recipe, role)
-        try:
-            commits[role] = spec.commit() if hasattr(spec, "commit") else None
-        except ModelError as error:
-            raise RecipeError(f"{role}: {error}") from None
-    return commits
-
-
-def _pinned(recipe: Recipe, run: Run, commits: dict[str, str | None]) -> Recipe:
-    """The recipe with one commit of each model for the whole run, whatever its branch does meanwhile."""
-    inputs = {role: spec.fingerprint for role in _ROLES if (spec := getattr(recipe, role)) is not None}
-    output = run.step(_MODELS, inputs, lambda path: commits).output
-    pinned = {role: getattr(recipe, role).at(commit) for role, commit in output.items() if commit is not None}
-    return recipe.model_copy(update=pinned)
-
-
-def _check_engine(recipe: Recipe, engine: Engine) -> None:
-    """Raises: RecipeError: the engine cannot work here."""
-    launch = current_launch()
-    if recipe.engine.kind == "processes" and launch.world_size > 1:
-        raise RecipeError(
-            f"engine.kind: processes would start more processes beside the {launch.world_size} of this launch; leave "
-            "engine out, for all processes of a launch score anyway"
-        )
-    if launch.rank == 0:
-        engine.check()
 
 
 @contextlib.contextmanager

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svp_nlp.data import Data, open_data
+from svp_nlp.data import Data
 from svp_nlp.engines import make_engine
-from svp_nlp.experiment import arms_of, check_surroundings
+from svp_nlp.experiment import arms_of
 from svp_nlp.models import make_learner
 from svp_nlp.models.base import LearnerSpec, TrainingSpec
+from svp_nlp.prepare import prepare
 from svp_nlp.probe import Probe, probe
 from svp_nlp.recipe import Recipe
 from svp_nlp.strategies import get_strategy
@@ -37,10 +37,10 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     Raises:
         SVPError: what a run would refuse.
     """
-    check_surroundings(recipe, make_engine(recipe.engine), Path())
-    data = open_data(recipe)
+    prepared = prepare(recipe, make_engine(recipe.engine), run_dir=None)
+    data, sizes = prepared.data, prepared.sizes
     available = int(np.count_nonzero(data.available_N))
-    sizes, initial = recipe.resolve_sizes(available), recipe.resolve_initial(available)
+    initial = recipe.resolve_initial(available)
     target_sizes = recipe.resolve_target_sizes(available)
     arms = arms_of(recipe)
     work = _count(recipe, data, sizes=sizes, initial=initial, target_sizes=target_sizes)

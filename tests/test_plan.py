@@ -16,6 +16,8 @@ from toy import write_toy
 
 from svp_nlp import plan as planning
 from svp_nlp import probe as probing
+from svp_nlp.data import open_data
+from svp_nlp.errors import RecipeError
 from svp_nlp.experiment import run_recipe
 from svp_nlp.models.base import LearnerSpec, Prediction, TrainingSpec
 from svp_nlp.models.batches import epoch_batches
@@ -68,6 +70,16 @@ def test_a_plan_tells_steps_probe_and_cost_and_writes_nothing(pool: Path, tmp_pa
     assert result["estimate"]["seconds"] == pytest.approx(sum(result["estimate"].values()) / 2)
 
 
+def test_a_plan_refuses_a_refresh_that_is_never_reached_as_a_run_does(pool: Path, tmp_path: Path) -> None:
+    config = {"model_type": "distilbert", "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}
+    proxy = {"kind": "embedding", "config": config, "vocab_size": 300, "refresh": {"at": 41}}
+    recipe = small_recipe(pool, proxy=proxy)
+    for look in (lambda: plan(recipe), lambda: run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)):
+        with pytest.raises(RecipeError, match=r"proxy.refresh.at is 41, but there are never more than 40 labels"):
+            look()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_proxy_alone_and_random_alone_are_planned(pool: Path) -> None:
     alone = plan(small_recipe(pool, target=None, test=None))
     assert alone["work"]["target"]["trainings"] == 0 and "testing" not in alone["estimate"]
@@ -79,7 +91,7 @@ def test_slow_steps_are_probed_less_often(pool: Path, monkeypatch: pytest.Monkey
     recipe = small_recipe(pool)
     monkeypatch.setattr(probing, "_SECONDS", 1e-9)
     assert recipe.target is not None
-    measured = probe(recipe.target, planning.open_data(recipe))
+    measured = probe(recipe.target, open_data(recipe))
     assert measured.steps == 2 and measured.batch_size == 16 and measured.seconds_per_step > 0
 
 
@@ -157,11 +169,11 @@ def test_epochs_before_the_last_are_a_stage_of_their_own(pool: Path, monkeypatch
     monkeypatch.setattr(probing, "_SECONDS", 1.0)
     recipe = small_recipe(pool)
     assert recipe.target is not None
-    measured = probe(recipe.target, planning.open_data(recipe))
+    measured = probe(recipe.target, open_data(recipe))
     assert isinstance(measured, Probe) and measured.steps == 2
     assert measured.seconds_per_step == 1.0 and measured.seconds_per_row == pytest.approx(4.0 / 32)
 
 
 def test_fasttext_is_probed_by_rows(pool: Path) -> None:
-    measured = probe(small_recipe(pool, proxy=FASTTEXT).proxy, planning.open_data(small_recipe(pool)))
+    measured = probe(small_recipe(pool, proxy=FASTTEXT).proxy, open_data(small_recipe(pool)))
     assert measured.seconds_per_row > 0 and measured.steps == 0 and measured.seconds_per_step == 0

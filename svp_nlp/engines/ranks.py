@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from svp_nlp.engines.base import Engine
+from svp_nlp.engines.local import LocalEngine
 from svp_nlp.pool import Shard
-from svp_nlp.ranks import Ranks
+from svp_nlp.ranks import AnyRanks, Ranks
 from svp_nlp.scoring import Progress, ScoreTask, open_task, stopped_before
 
 
@@ -39,3 +41,8 @@ class RanksEngine:
             return  # the main process joins the parts and deletes them
         store = task.store()
         self.ranks.wait_until(lambda: all(store.has_part(shard) for shard in shards))
+
+
+def shared_engine(engine: Engine, ranks: AnyRanks) -> Engine:
+    """All processes of a launch where `engine` is the local one, else `engine`."""
+    return RanksEngine(ranks) if isinstance(ranks, Ranks) and isinstance(engine, LocalEngine) else engine
