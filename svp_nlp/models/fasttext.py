@@ -97,14 +97,7 @@ class FastTextPredictor:
         self.fingerprint = fingerprint_json(parts)
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return {
-            "words": self.features.words,
-            "word_offsets": self.features.word_offsets,
-            "word_counts": self.features.word_counts,
-            "bucket_ids": self.features.bucket_ids,
-            "input": self.input_RD,
-            "output": self.output_CD,
-        }
+        return {**self.features.arrays, "input": self.input_RD, "output": self.output_CD}
 
     def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
         """Probabilities and, at no extra cost, mean feature vectors. Line feeds and any length of text are fine."""
@@ -223,14 +216,7 @@ class FastTextLearner:
             return load(path, spec=spec, class_names=class_names, report=report)
         try:
             arrays = load_file(path)
-            features = native.Features(
-                arrays["words"],
-                arrays["word_offsets"],
-                arrays["word_counts"],
-                arrays["bucket_ids"],
-                spec.bucket,
-                spec.word_ngrams,
-            )
+            features = native.features_of(arrays, bucket=spec.bucket, word_ngrams=spec.word_ngrams)
             predictor = FastTextPredictor(spec, class_names, features, arrays["input"], arrays["output"], report)
         except (SafetensorError, KeyError) as error:
             raise ModelError(f"{path} is not a fastText model of svp_nlp ({error}); train it again") from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +56,16 @@ class Features:
     word_ngrams: int
 
     @property
+    def arrays(self) -> dict[str, Array]:
+        """What of it is stored, by name; `features_of` reads it back."""
+        return {
+            "words": self.words,
+            "word_offsets": self.word_offsets,
+            "word_counts": self.word_counts,
+            "bucket_ids": self.bucket_ids,
+        }
+
+    @property
     def num_rows(self) -> int:
         """R, the rows of the input matrix."""
         return len(self.word_counts) + len(self.bucket_ids)
@@ -80,6 +90,16 @@ class Features:
     def lookup(self) -> tuple[Any, ...]:
         """What every kernel that finds rows takes."""
         return (self.words, self.word_offsets, self.table_V), self.rank, self.bucket, self.word_ngrams
+
+
+def features_of(arrays: Mapping[str, Array], *, bucket: int, word_ngrams: int) -> Features:
+    """The features among the arrays of a model; `problem_of` says whether they fit together.
+
+    Raises:
+        KeyError: one is missing.
+    """
+    names = ("words", "word_offsets", "word_counts", "bucket_ids")
+    return Features(*(arrays[name] for name in names), bucket=bucket, word_ngrams=word_ngrams)
 
 
 def problem_of(features: Features) -> str:

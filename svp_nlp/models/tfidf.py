@@ -101,14 +101,7 @@ class TfidfPredictor:
         self.fingerprint = fingerprint_json(parts)
 
     def _arrays(self) -> dict[str, Array]:
-        return {
-            "words": self.features.words,
-            "word_offsets": self.features.word_offsets,
-            "word_counts": self.features.word_counts,
-            "bucket_ids": self.features.bucket_ids,
-            "weights": self.weights_WD,
-            "bias": self.bias_C,
-        }
+        return {**self.features.arrays, "weights": self.weights_WD, "bias": self.bias_C}
 
     def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
         """Probabilities; as embeddings the class scores before the softmax [B, C], for there is no dense layer.
@@ -209,14 +202,7 @@ class TfidfLearner:
         path = directory / config["weights"]
         try:
             arrays = load_file(path)
-            features = native.Features(
-                arrays["words"],
-                arrays["word_offsets"],
-                arrays["word_counts"],
-                arrays["bucket_ids"],
-                spec.bucket,
-                spec.word_ngrams,
-            )
+            features = native.features_of(arrays, bucket=spec.bucket, word_ngrams=spec.word_ngrams)
             weights_WD, bias_C = arrays["weights"], arrays["bias"]
         except (SafetensorError, KeyError) as error:
             raise ModelError(f"{path} is not a tfidf model of svp_nlp ({error}); train it again") from None
