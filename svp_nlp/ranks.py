@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 import socket
@@ -35,7 +34,6 @@ import numpy.typing as npt
 from svp_nlp import errors
 from svp_nlp.errors import EngineError, Interrupted, RecipeError, SVPError, scrub, told
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SESSIONS = ".ranks"
@@ -327,7 +325,7 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OSError):
+    except OSError:  # another user's
         return True
     return True
 
