@@ -171,7 +171,10 @@ def run(
         from svp_nlp.recipe import load_recipe
 
         launch = current_launch()
-        settings = [*(overrides or ()), *_engine_overrides(engine, workers, ray_address)]
+        settings = list(overrides or ())
+        if workers is not None and engine is None and ray_address is None:
+            engine = load_recipe(recipe, settings).engine.kind  # not every one has workers
+        settings += _engine_overrides(engine, workers, ray_address)
         loaded = load_recipe(recipe, settings)
         directory = run_dir or default_run_directory(find_recipe(recipe))
         if dry_run:
@@ -218,7 +221,7 @@ def _engine_overrides(engine: str | None, workers: int | None, ray_address: str 
     if ray_address is not None and engine not in (None, "ray"):
         raise RecipeError(f"--ray-address goes with --engine ray, not with {engine}; leave one of them out")
     if workers is not None and engine == "local":
-        raise RecipeError("--workers goes with --engine processes or ray, not with local; leave one of them out")
+        raise RecipeError("--workers goes with --engine processes or ray, not with local; name one, or leave it out")
     if ray_address is not None:
         engine = "ray"
     values = {"kind": engine, "workers": workers, "address": ray_address}

@@ -213,6 +213,7 @@ def test_only_the_main_process_of_a_launch_speaks(fake_run: Any, monkeypatch: py
         (["--engine", "local", "--ray-address", "auto"], "goes with --engine ray"),
         (["--engine", "proceses"], "did you mean 'processes'?"),
         (["--engine", "local", "--workers", "2"], "goes with --engine processes or ray"),
+        (["--workers", "2"], "goes with --engine processes or ray, not with local; name one"),
     ],
 )
 def test_options_for_several_processes_that_do_not_fit_are_refused_before_any_work(
@@ -221,6 +222,18 @@ def test_options_for_several_processes_that_do_not_fit_are_refused_before_any_wo
     result = runner.invoke(app, ["run", SMOKE, *options])
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+def test_workers_go_with_the_engine_that_the_recipe_names(fake_run: Any) -> None:
+    given: list[Any] = []
+
+    def remember(recipe: Any, *_: Any, **__: Any) -> Any:
+        given.append(recipe.engine)
+        raise errors.Interrupted("enough")
+
+    fake_run(remember)
+    runner.invoke(app, ["run", SMOKE, "--workers", "3", "--set", "engine.kind=processes"])
+    assert [(engine.kind, engine.workers) for engine in given] == [("processes", 3)]
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [("2", "2"), ("x", "2"), ("0", "two")])
