@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from planted import check_probs, labeled, planted, rows
 from pydantic import ValidationError
 
 from svp_nlp.errors import Interrupted, ModelError, RecipeError, TrainingError
@@ -19,23 +20,6 @@ from svp_nlp.models.base import FitContext, Labeled
 from svp_nlp.models.fasttext import FastTextLearner, FastTextPredictor, FastTextSpec, resolve
 
 SPEC = FastTextSpec(epochs=5, learning_rate=0.5, bucket=10_000)
-ANIMALS, TOOLS = ["cat", "dog", "horse", "mouse", "cow"], ["hammer", "saw", "drill", "pliers", "nail"]
-
-
-def rows(texts: list[str], kind: pa.DataType | None = None) -> pa.Table:
-    return pa.table({"text": pa.array(texts, kind or pa.large_string())})
-
-
-def labeled(texts: list[str], labels: list[int], class_names: tuple[str, ...] = ("animals", "tools")) -> Labeled:
-    return Labeled(rows(texts), np.asarray(labels, dtype=np.int64), np.arange(len(labels)), class_names)
-
-
-def planted(size: int, seed: int = 0) -> Labeled:
-    """Texts whose class shows in their words."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, size)
-    texts = [" ".join(rng.choice([ANIMALS, TOOLS][label], 3)) + f" and {rng.integers(50)}" for label in labels]
-    return labeled(texts, labels.tolist())
 
 
 def fit(
@@ -46,57 +30,11 @@ def fit(
     return predictor
 
 
-def check_probs(probs_BC: np.ndarray, rows: int, classes: int) -> None:
-    assert probs_BC.shape == (rows, classes) and probs_BC.dtype == np.float32
-    assert np.isfinite(probs_BC).all() and (probs_BC >= 0).all()
-    assert abs(probs_BC.astype(np.float64).sum(axis=1) - 1).max(initial=0) < 1e-6
-
-
-def test_learns_what_is_planted_and_ranks_doubt():
-    predictor = fit(planted(200))
-    test = planted(100, seed=1)
-    probs_BC = predictor.predict(test.rows).probs_BC
-    check_probs(probs_BC, 100, 2)
-    assert (probs_BC.argmax(axis=1) == test.labels_L).mean() > 0.95
-    sure, unsure = predictor.predict(rows(["cat dog horse", "cat saw"])).probs_BC.max(axis=1)
-    assert sure > unsure
-
-
-@pytest.mark.parametrize("threads", ["1", "2", "5"])
-def test_same_seed_same_bits_for_any_number_of_threads(monkeypatch, threads):
-    monkeypatch.setattr(native, "_ROWS_PER_BLOCK", 7)
-    reference = fit(planted(100))
-    expected = reference.predict(planted(100, seed=1).rows, embeddings=True)
-    monkeypatch.setenv("SVP_NUM_THREADS", threads)
-    again = fit(planted(100))
-    found = again.predict(planted(100, seed=1).rows, embeddings=True)
-    assert again.fingerprint == reference.fingerprint
-    assert np.array_equal(found.probs_BC, expected.probs_BC)
-    assert np.array_equal(found.embeddings_BD, expected.embeddings_BD)
-
-
-def test_another_seed_gives_other_weights():
-    assert fit(planted(50), seed=0).fingerprint != fit(planted(50), seed=1).fingerprint
-
-
 @pytest.mark.parametrize("value", ["0", "two", "-1", "1.5"])
 def test_a_wrong_thread_count_is_refused(monkeypatch, value):
     monkeypatch.setenv("SVP_NUM_THREADS", value)
     with pytest.raises(RecipeError, match="SVP_NUM_THREADS"):
         native.num_threads()
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.text(max_size=20), min_size=1, max_size=8), st.data())
-def test_chunks_slices_and_batches_change_nothing(texts, data):
-    predictor = fit(planted(20))
-    whole = predictor.predict(rows(texts)).probs_BC
-    check_probs(whole, len(texts), 2)
-    cut = data.draw(st.integers(0, len(texts)))
-    column = pa.chunked_array([pa.array(texts[:cut], pa.string()), pa.array(texts[cut:], pa.string())])
-    assert np.array_equal(predictor.predict(pa.table({"text": column})).probs_BC, whole)
-    assert np.array_equal(predictor.predict(rows(["padding", *texts]).slice(1)).probs_BC, whole)
-    assert np.array_equal(predictor.predict(rows(texts).slice(cut)).probs_BC, whole[cut:])
 
 
 @pytest.mark.parametrize("normalize", ["none", "svp"])
@@ -166,23 +104,6 @@ def test_one_example_and_one_class_and_a_class_without_example():
     assert probs_C.argmax() == 1
 
 
-def test_no_example_is_an_error():
-    with pytest.raises(TrainingError, match="no example"):
-        fit(labeled([], []))
-
-
-def test_no_rows_give_no_predictions():
-    prediction = fit(planted(20)).predict(rows([]), embeddings=True)
-    assert prediction.probs_BC.shape == (0, 2) and prediction.embeddings_BD.shape == (0, 10)
-
-
-@pytest.mark.parametrize("table", [pa.table({"body": ["x"]}), pa.table({"text": [1]})])
-def test_tables_without_texts_are_refused(table):
-    predictor = fit(planted(20))
-    with pytest.raises(ModelError, match="text"):
-        predictor.predict(table)
-
-
 def test_a_learning_rate_that_explodes_stops_with_the_epoch():
     with pytest.raises(TrainingError, match=r"loss is nan in epoch 1 of 5 at learning rate 1e\+38"):
         fit(planted(50), SPEC.model_copy(update={"learning_rate": 1e38}))
@@ -213,26 +134,6 @@ def test_report_holds_what_auto_chose(tmp_path):
     assert (predictor.report["learning_rate"], predictor.report["epochs"]) == (0.5, 11)
     predictor.save(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["report"] == predictor.report
-
-
-def test_saved_and_loaded_is_the_same(tmp_path):
-    predictor = fit(planted(50))
-    predictor.save(tmp_path)
-    loaded = load_predictor(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "weights.safetensors"]
-    assert (loaded.fingerprint, loaded.class_names) == (predictor.fingerprint, predictor.class_names)
-    batch = planted(30, seed=2).rows
-    assert np.array_equal(loaded.predict(batch).probs_BC, predictor.predict(batch).probs_BC)
-
-
-def test_changed_weights_are_refused(tmp_path):
-    fit(planted(20)).save(tmp_path)
-    path = tmp_path / "weights.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ModelError, match="sha256"):
-        load_predictor(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["words", "word_offsets", "bucket_ids", "input", "output"])

@@ -5,38 +5,17 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from planted import check_probs, labeled, planted, rows
 from safetensors.numpy import load_file, save_file
 
-from svp_nlp.errors import Interrupted, ModelError, RecipeError, TrainingError
+from svp_nlp.errors import Interrupted, ModelError, RecipeError
 from svp_nlp.files import sha256_file
-from svp_nlp.models import fasttext_native as native
 from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import FitContext, Labeled
 from svp_nlp.models.tfidf import TfidfLearner, TfidfPredictor, TfidfSpec
 
-ANIMALS, TOOLS = ["cat", "dog", "horse", "mouse", "cow"], ["hammer", "saw", "drill", "pliers", "nail"]
 CLASSIFIERS = ["complement_nb", "logistic_regression"]
-
-
-def rows(texts: list[str], kind: pa.DataType | None = None) -> pa.Table:
-    return pa.table({"text": pa.array(texts, kind or pa.large_string())})
-
-
-def labeled(texts: list[str], labels: list[int], class_names: tuple[str, ...] = ("animals", "tools")) -> Labeled:
-    return Labeled(rows(texts), np.asarray(labels, dtype=np.int64), np.arange(len(labels)), class_names)
-
-
-def planted(size: int, seed: int = 0, *, wrong: float = 0.0, filler: int = 1) -> Labeled:
-    """Texts whose class shows in three of their words, but for a share of labels that are wrong."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, size)
-    words = [[*rng.choice([ANIMALS, TOOLS][y], 3), "and", *map(str, rng.integers(0, 50, filler))] for y in labels]
-    texts = list(map(" ".join, words))
-    return labeled(texts, np.where(rng.random(size) < wrong, 1 - labels, labels).tolist())
 
 
 def fit(train: Labeled, seed: int = 0, context: FitContext | None = None, **options) -> TfidfPredictor:
@@ -46,53 +25,9 @@ def fit(train: Labeled, seed: int = 0, context: FitContext | None = None, **opti
     return predictor
 
 
-def check_probs(probs_BC: np.ndarray, rows: int, classes: int) -> None:
-    assert probs_BC.shape == (rows, classes) and probs_BC.dtype == np.float32
-    assert np.isfinite(probs_BC).all() and (probs_BC >= 0).all()
-    assert abs(probs_BC.astype(np.float64).sum(axis=1) - 1).max(initial=0) < 1e-6
-
-
 def loss_of(predictor: TfidfPredictor, test: Labeled) -> float:
     probs_BC = predictor.predict(test.rows).probs_BC
     return float(-np.log(probs_BC[np.arange(len(test)), test.labels_L]).mean())
-
-
-@pytest.mark.parametrize("classifier", CLASSIFIERS)
-def test_learns_what_is_planted_and_ranks_doubt(classifier):
-    predictor = fit(planted(200), classifier=classifier)
-    test = planted(100, seed=1)
-    probs_BC = predictor.predict(test.rows).probs_BC
-    check_probs(probs_BC, 100, 2)
-    assert (probs_BC.argmax(axis=1) == test.labels_L).mean() > 0.95
-    sure, unsure = predictor.predict(rows(["cat dog horse", "cat saw"])).probs_BC.max(axis=1)
-    assert sure > unsure
-
-
-@pytest.mark.parametrize("classifier", CLASSIFIERS)
-@pytest.mark.parametrize("threads", ["1", "2", "5"])
-def test_same_bits_for_any_number_of_threads(monkeypatch, threads, classifier):
-    monkeypatch.setattr(native, "_ROWS_PER_BLOCK", 7)
-    reference = fit(planted(100), classifier=classifier)
-    expected = reference.predict(planted(100, seed=1).rows, embeddings=True)
-    monkeypatch.setenv("SVP_NUM_THREADS", threads)
-    again = fit(planted(100), classifier=classifier)
-    found = again.predict(planted(100, seed=1).rows, embeddings=True)
-    assert again.fingerprint == reference.fingerprint
-    assert np.array_equal(found.probs_BC, expected.probs_BC)
-    assert np.array_equal(found.embeddings_BD, expected.embeddings_BD)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.text(max_size=20), min_size=1, max_size=8), st.data())
-def test_chunks_slices_and_batches_change_nothing(texts, data):
-    predictor = fit(planted(20))
-    whole = predictor.predict(rows(texts)).probs_BC
-    check_probs(whole, len(texts), 2)
-    cut = data.draw(st.integers(0, len(texts)))
-    column = pa.chunked_array([pa.array(texts[:cut], pa.string()), pa.array(texts[cut:], pa.string())])
-    assert np.array_equal(predictor.predict(pa.table({"text": column})).probs_BC, whole)
-    assert np.array_equal(predictor.predict(rows(["padding", *texts]).slice(1)).probs_BC, whole)
-    assert np.array_equal(predictor.predict(rows(texts).slice(cut)).probs_BC, whole[cut:])
 
 
 @pytest.mark.parametrize("word_ngrams", [1, 5])
@@ -139,11 +74,6 @@ def test_a_class_for_every_row_is_no_reason_for_a_warning(classifier):
     texts = [f"word{i} common" for i in range(30)]
     predictor = fit(labeled(texts, list(range(30)), tuple(map(str, range(30)))), classifier=classifier)
     assert predictor.predict(rows(texts)).probs_BC.argmax(axis=1).tolist() == list(range(30))
-
-
-def test_no_example_is_refused():
-    with pytest.raises(TrainingError, match="label at least one"):
-        fit(labeled([], []))
 
 
 def test_words_below_min_count_are_no_features():
@@ -243,8 +173,3 @@ def test_arrays_that_do_not_fit_are_refused_before_the_kernels_read_them(what, t
     (tmp_path / "config.json").write_text(json.dumps(config | {"weights_sha256": sha256_file(path)}))
     with pytest.raises(ModelError, match="train it again"):
         load_predictor(tmp_path)
-
-
-def test_a_table_without_texts_is_refused():
-    with pytest.raises(ModelError, match="text"):
-        fit(planted(30)).predict(pa.table({"body": ["a"]}))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted import check_probs, planted, rows
 from toy import CLASS_NAMES, toy_rows
 
-from svp_nlp.errors import Interrupted, ModelError, RecipeError
+from svp_nlp.errors import Interrupted, ModelError, RecipeError, TrainingError
 from svp_nlp.models import LEARNERS, load_predictor, make_learner
+from svp_nlp.models import fasttext_native as native
 from svp_nlp.models.base import FitContext, Labeled
 
 # kind -> options that make it small
@@ -37,17 +42,26 @@ OPTIONS = {
     },
 }
 KINDS = sorted(LEARNERS)
+# those whose arithmetic is our own: no bit depends on who works, and on how much at once
+EXACT = {
+    "fasttext": ("fasttext", {}),
+    "complement_nb": ("tfidf", {}),
+    "logistic_regression": ("tfidf", {"classifier": "logistic_regression"}),
+}
 
 
-def labeled(rows: int = 60, *, labels: list[int] | None = None) -> Labeled:
-    texts, drawn = toy_rows(rows)
+def labeled(size: int = 60, *, labels: list[int] | None = None) -> Labeled:
+    texts, drawn = toy_rows(size)
     labels_L = np.array(drawn if labels is None else labels, np.int64)
-    return Labeled(pa.table({"text": pa.array(texts, pa.large_string())}), labels_L, np.arange(rows), CLASS_NAMES)
+    return Labeled(rows(texts), labels_L, np.arange(size), CLASS_NAMES)
 
 
-def fitted(kind: str, train: Labeled | None = None, *, seed: int = 0):
-    learner = make_learner(kind, **OPTIONS[kind])
-    return learner.fit(train or labeled(), dev=None, seed=seed, context=FitContext())
+def fitted(kind: str, train: Labeled | None = None, *, seed: int = 0, **options):
+    learner = make_learner(kind, **{**OPTIONS[kind], **options})
+    return learner.fit(labeled() if train is None else train, dev=None, seed=seed, context=FitContext())
+
+
+once = functools.cache(fitted)  # for tests that only predict
 
 
 def test_every_learner_has_a_row_here():
@@ -56,15 +70,71 @@ def test_every_learner_has_a_row_here():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_are_probabilities_of_all_classes_and_embeddings_are_aligned(kind):
-    predictor, rows = fitted(kind), labeled().rows
-    prediction = predictor.predict(rows, embeddings=True)
-    assert prediction.probs_BC.shape == (60, 4)
-    assert prediction.probs_BC.dtype == prediction.embeddings_BD.dtype == np.float32
-    np.testing.assert_allclose(prediction.probs_BC.sum(axis=1), 1, atol=1e-5)
-    assert len(prediction.embeddings_BD) == 60
-    assert predictor.predict(rows).embeddings_BD is None
-    np.testing.assert_array_equal(predictor.predict(rows).probs_BC, prediction.probs_BC)
-    assert predictor.predict(rows.slice(0, 0)).probs_BC.shape == (0, 4)
+    predictor, batch = once(kind), labeled().rows
+    prediction = predictor.predict(batch, embeddings=True)
+    check_probs(prediction.probs_BC, 60, 4, tolerance=1e-5)
+    width = prediction.embeddings_BD.shape[1]
+    assert prediction.embeddings_BD.shape == (60, width) and prediction.embeddings_BD.dtype == np.float32
+    assert predictor.predict(batch).embeddings_BD is None
+    np.testing.assert_array_equal(predictor.predict(batch).probs_BC, prediction.probs_BC)
+    nothing = predictor.predict(batch.slice(0, 0), embeddings=True)
+    assert (nothing.probs_BC.shape, nothing.embeddings_BD.shape) == ((0, 4), (0, width))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=30)
+@given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=8), data=st.data())
+def test_chunks_slices_and_batches_change_nothing(kind, texts, data):
+    predictor, tolerance = once(kind), 0 if kind in ("fasttext", "tfidf") else 1e-5
+    whole_BC = predictor.predict(rows(texts)).probs_BC
+    check_probs(whole_BC, len(texts), 4, tolerance=tolerance or 1e-6)
+    cut = data.draw(st.integers(0, len(texts)))
+    column = pa.chunked_array([pa.array(texts[:cut], pa.string()), pa.array(texts[cut:], pa.string())])
+    for batch, expected_BC in (
+        (pa.table({"text": column}), whole_BC),
+        (rows(["padding", *texts]).slice(1), whole_BC),
+        (rows(texts).slice(cut), whole_BC[cut:]),
+    ):
+        np.testing.assert_allclose(predictor.predict(batch).probs_BC, expected_BC, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("learner", EXACT)
+@pytest.mark.parametrize("threads", ["1", "2", "5"])
+def test_same_bits_for_any_number_of_threads(monkeypatch, learner, threads):
+    monkeypatch.setattr(native, "_ROWS_PER_BLOCK", 7)
+    (kind, options), test = EXACT[learner], planted(100, seed=1).rows
+    reference = fitted(kind, planted(100), **options)
+    expected = reference.predict(test, embeddings=True)
+    monkeypatch.setenv("SVP_NUM_THREADS", threads)
+    again = fitted(kind, planted(100), **options)
+    found = again.predict(test, embeddings=True)
+    assert again.fingerprint == reference.fingerprint
+    np.testing.assert_array_equal(found.probs_BC, expected.probs_BC)
+    np.testing.assert_array_equal(found.embeddings_BD, expected.embeddings_BD)
+
+
+@pytest.mark.parametrize("learner", EXACT)
+def test_learns_what_is_planted_and_ranks_doubt(learner):
+    kind, options = EXACT[learner]
+    predictor, test = fitted(kind, planted(200), **options), planted(100, seed=1)
+    probs_BC = predictor.predict(test.rows).probs_BC
+    check_probs(probs_BC, 100, 2)
+    assert (probs_BC.argmax(axis=1) == test.labels_L).mean() > 0.95
+    sure, unsure = predictor.predict(rows(["cat dog horse", "cat saw"])).probs_BC.max(axis=1)
+    assert sure > unsure
+
+
+@pytest.mark.parametrize("kind", ["fasttext", "tfidf"])
+@pytest.mark.parametrize("table", [pa.table({"body": ["x"]}), pa.table({"text": [1]})])
+def test_tables_without_texts_are_refused(kind, table):
+    with pytest.raises(ModelError, match="text"):
+        once(kind).predict(table)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_example_is_refused(kind):
+    with pytest.raises(TrainingError, match=r"label (some|at least one)"):
+        fitted(kind, labeled(0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,8 +151,8 @@ def test_a_saved_model_is_the_same_when_loaded_and_holds_no_pickle(kind, tmp_pat
     again = load_predictor(tmp_path)
     assert again.fingerprint == predictor.fingerprint
     assert again.class_names == CLASS_NAMES
-    rows = labeled().rows
-    np.testing.assert_array_equal(again.predict(rows).probs_BC, predictor.predict(rows).probs_BC)
+    batch = labeled().rows
+    np.testing.assert_array_equal(again.predict(batch).probs_BC, predictor.predict(batch).probs_BC)
     assert json.loads(json.dumps(again.report)) == json.loads(json.dumps(predictor.report))
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".json", ".safetensors"}
 
