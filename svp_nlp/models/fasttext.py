@@ -225,14 +225,8 @@ class FastTextLearner:
 
 
 def check_arrays(predictor: FastTextPredictor, where: str) -> None:
-    """Refuse arrays that do not fit each other: the kernels read them without bounds checks.
-
-    Raises:
-        ModelError: says which arrays.
-    """
-    problem = native.problem_of(predictor.features) or _misfit(predictor)
-    if problem:
-        raise ModelError(f"{where}: {problem}; the file was not written by svp_nlp or fastText: train it again")
+    """Raises: ModelError: the arrays do not fit each other."""
+    native.check_arrays(predictor.features, lambda: _misfit(predictor), where=where, writer="svp_nlp or fastText")
 
 
 def _misfit(predictor: FastTextPredictor) -> str:

@@ -93,7 +93,7 @@ class Features:
 
 
 def features_of(arrays: Mapping[str, Array], *, bucket: int, word_ngrams: int) -> Features:
-    """The features among the arrays of a model; `problem_of` says whether they fit together.
+    """The features among the arrays of a model; `check_arrays` says whether they fit together.
 
     Raises:
         KeyError: one is missing.
@@ -102,8 +102,20 @@ def features_of(arrays: Mapping[str, Array], *, bucket: int, word_ngrams: int) -
     return Features(*(arrays[name] for name in names), bucket=bucket, word_ngrams=word_ngrams)
 
 
-def problem_of(features: Features) -> str:
-    """What the kernels, which have no bounds checks, would stumble over; empty when all is well."""
+def check_arrays(features: Features, misfit: Callable[[], str], *, where: str, writer: str = "svp_nlp") -> None:
+    """Refuse arrays that do not fit each other: the kernels read them without bounds checks.
+
+    Args:
+        misfit: what is wrong with the arrays that go with the features; called once those are found sound.
+    Raises:
+        ModelError: says which arrays.
+    """
+    problem = _problem_of(features) or misfit()
+    if problem:
+        raise ModelError(f"{where}: {problem}; the file was not written by {writer}: train it again")
+
+
+def _problem_of(features: Features) -> str:
     words, offsets, counts, ids = features.words, features.word_offsets, features.word_counts, features.bucket_ids
     if [a.dtype for a in (words, offsets, counts, ids)] != [np.uint8, np.int64, np.int64, np.int64]:
         return "words, word_offsets, word_counts or bucket_ids have a wrong type"

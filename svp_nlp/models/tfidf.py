@@ -207,19 +207,8 @@ class TfidfLearner:
         except (SafetensorError, KeyError) as error:
             raise ModelError(f"{path} is not a tfidf model of svp_nlp ({error}); train it again") from None
         predictor = TfidfPredictor(spec, class_names, features, weights_WD, bias_C, dict(config.get("report", {})))
-        check_arrays(predictor, str(path))
+        native.check_arrays(features, lambda: _misfit(predictor), where=str(path))
         return predictor
-
-
-def check_arrays(predictor: TfidfPredictor, where: str) -> None:
-    """Refuse arrays that do not fit each other: the kernels read them without bounds checks.
-
-    Raises:
-        ModelError: says which arrays.
-    """
-    problem = native.problem_of(predictor.features) or _misfit(predictor)
-    if problem:
-        raise ModelError(f"{where}: {problem}; the file was not written by svp_nlp: train it again")
 
 
 def _misfit(predictor: TfidfPredictor) -> str:
