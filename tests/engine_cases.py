@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "embedding": {"config": _TINY, "vocab_size": 400, "max_length": 6},
 }
 KINDS = list(OPTIONS)
+NEVER = lambda: False  # noqa: E731
 
 
 def write_tied_pool(path: Path) -> Path:
@@ -70,6 +72,16 @@ def make_case(kind: str, directory: Path) -> Case:
     pool, run_dir = write_tied_pool(directory / "pool.parquet"), directory / "run"
     case = Case(kind, pool, run_dir, {})
     return dataclasses.replace(case, expected=outcome(case, run_dir))
+
+
+def made_once(directory: Path) -> Callable[[str], Case]:
+    """`make_case` below this directory, at the first call for a kind; the same case at all others."""
+    return functools.cache(lambda kind: make_case(kind, directory / kind))
+
+
+def stored(run_dir: Path) -> int:
+    """How many shards have been scored whose parts are not joined yet."""
+    return len(list(run_dir.rglob("shard-*.part")))
 
 
 def outcome(

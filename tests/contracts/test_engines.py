@@ -14,10 +14,9 @@ import signal
 import socket
 import threading
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import pytest
-from engine_cases import KINDS, make_case, outcome
+from engine_cases import KINDS, NEVER, made_once, outcome, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,12 +24,6 @@ from svp_nlp.engines import LocalEngine, make_engine, processes
 from svp_nlp.engines.processes import ProcessesEngine, ProcessesEngineSpec
 from svp_nlp.errors import EngineError, Interrupted, ModelError, PoolError
 from svp_nlp.pool import Shard
-
-NEVER = lambda: False  # noqa: E731
-
-
-def stored(run_dir: Path) -> int:
-    return len(list(run_dir.rglob("shard-*.part")))
 
 
 def workers(count: int) -> ProcessesEngine:
@@ -47,14 +40,7 @@ class Counting(LocalEngine):
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    made = {}
-
-    def case(kind: str):
-        if kind not in made:
-            made[kind] = make_case(kind, tmp_path_factory.mktemp("cases") / kind)
-        return made[kind]
-
-    return case
+    return made_once(tmp_path_factory.mktemp("cases"))
 
 
 @pytest.fixture

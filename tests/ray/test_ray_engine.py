@@ -12,11 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from engine_cases import KINDS, make_case, outcome
+from engine_cases import KINDS, NEVER, made_once, outcome, stored
 
 from svp_nlp.engines import LocalEngine, make_engine
 from svp_nlp.engines import ray as ray_engine
@@ -32,7 +31,6 @@ pytestmark = [
         "ignore::ResourceWarning"
     ),  # sockets and log files of Ray's, closed when it is collected
 ]
-NEVER = lambda: False  # noqa: E731
 CLUSTER = """
 import os, ray, sys
 context = ray.init(address="local", num_cpus=3, object_store_memory=100 * 2**20, include_dashboard=False,
@@ -49,20 +47,9 @@ class Deadly(ray_engine.Actor):
         return os._exit(1) if shard.index == 3 else super()._score(shard)
 
 
-def stored(run_dir: Path) -> int:
-    return len(list(run_dir.rglob("shard-*.part")))
-
-
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    made = {}
-
-    def case(kind: str):
-        if kind not in made:
-            made[kind] = make_case(kind, tmp_path_factory.mktemp("cases") / kind)
-        return made[kind]
-
-    return case
+    return made_once(tmp_path_factory.mktemp("cases"))
 
 
 @pytest.fixture(scope="module")
