@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
+import types
 from pathlib import Path
 
 import pytest
@@ -66,14 +68,39 @@ def hub(_server, tmp_path, monkeypatch):
     huggingface_hub.HfFileSystem.clear_instance_cache()
     _server.reset()
     yield _server
+    errors = _server.errors
     _server.reset()
     huggingface_hub.HfFileSystem.clear_instance_cache()
+    assert not errors, "the local Hub itself failed:\n" + "\n".join(errors)
 
 
 @pytest.fixture
 def hub_env(hub, tmp_path) -> dict[str, str]:
     """The environment of a subprocess: the same Hub as alice, with fresh caches that are not this process's."""
     return hub_environment(tmp_path / "subprocess", hub.endpoint)
+
+
+@pytest.fixture
+def xet_hub(tmp_path):
+    """A Hub that speaks Xet, for clients in a subprocess under `xet_env`: this process has switched Xet off for good."""
+    with LocalHub(tmp_path / "xet_hub", xet=True) as hub:
+        yield hub
+    assert not hub.errors, "the local Hub itself failed:\n" + "\n".join(hub.errors)
+
+
+@pytest.fixture
+def xet_env(xet_hub, tmp_path) -> dict[str, str]:
+    """The environment of a subprocess with Xet and fresh caches; run it as [sys.executable, "-c", script]."""
+    return hub_environment(tmp_path / "xet_subprocess", xet_hub.endpoint, xet=True)
+
+
+@pytest.fixture
+def short_waits(monkeypatch):
+    """huggingface_hub waits a hundredth of the 23 s for which it tries again where nobody answers."""
+    from huggingface_hub.utils import _http
+
+    clock = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 100)})
+    monkeypatch.setattr(_http, "time", clock)
 
 
 @pytest.fixture
