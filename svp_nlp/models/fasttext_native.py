@@ -98,8 +98,9 @@ def features_of(arrays: Mapping[str, Array], *, bucket: int, word_ngrams: int) -
     Raises:
         KeyError: one is missing.
     """
-    names = ("words", "word_offsets", "word_counts", "bucket_ids")
-    return Features(*(arrays[name] for name in names), bucket=bucket, word_ngrams=word_ngrams)
+    return Features(
+        arrays["words"], arrays["word_offsets"], arrays["word_counts"], arrays["bucket_ids"], bucket, word_ngrams
+    )
 
 
 def check_arrays(features: Features, misfit: Callable[[], str], *, where: str, writer: str = "svp_nlp") -> None:
