@@ -6,6 +6,7 @@ import is changed in their modules, what they read later in the environment; sub
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -82,7 +83,7 @@ def hub_env(hub, tmp_path) -> dict[str, str]:
 
 @pytest.fixture
 def xet_hub(tmp_path):
-    """A Hub that speaks Xet, for clients in a subprocess under `xet_env`: this process has switched Xet off for good."""
+    """A Hub that speaks Xet, for clients in a subprocess under `xet_env`: this process has switched it off for good."""
     with LocalHub(tmp_path / "xet_hub", xet=True) as hub:
         yield hub
     assert not hub.errors, "the local Hub itself failed:\n" + "\n".join(hub.errors)
@@ -106,5 +107,6 @@ def short_waits(monkeypatch):
 @pytest.fixture
 def repo_id(request) -> str:
     """A repository name of alice's that no other test uses; the repository does not exist yet."""
-    name = re.sub("[^A-Za-z0-9]+", "-", request.node.name).strip("-")[:80]
-    return f"alice/{Path(request.node.path).stem}-{name}"
+    name = re.sub("[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")
+    digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]  # of what was cut off, and of the file
+    return f"alice/{name}-{digest}"

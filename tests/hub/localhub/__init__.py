@@ -7,9 +7,10 @@ clients send and expect; it was never compared with huggingface.co.
         os.environ["HF_ENDPOINT"] = hub.endpoint  # before huggingface_hub or datasets are imported
 """
 
+from .cards import validate_card
 from .faults import Fault
 from .record import calls
 from .routing import User
 from .server import ALICE, ALICE_READ, BOB, LocalHub
 
-__all__ = ["ALICE", "ALICE_READ", "BOB", "Fault", "LocalHub", "User", "calls"]
+__all__ = ["ALICE", "ALICE_READ", "BOB", "Fault", "LocalHub", "User", "calls", "validate_card"]

@@ -26,6 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     tokens = dict(map(read_token, options.token)) or None
     hub = LocalHub(options.root, tokens, xet=options.xet, port=options.port)
+    hub.socket.listen()  # who reads the endpoint may connect at once
     known = {token: asdict(user) for token, user in hub.tokens.items()}
     sys.stdout.write(json.dumps({"endpoint": hub.endpoint, "tokens": known}) + "\n")
     sys.stdout.flush()
