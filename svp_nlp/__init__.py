@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from svp_nlp.api import load_pool, load_test, open_workspace
     from svp_nlp.errors import SVPError
     from svp_nlp.experiment import run_recipe
+    from svp_nlp.hub.load import load_selected
+    from svp_nlp.hub.models import load_predictor
     from svp_nlp.labels import LabelSet
     from svp_nlp.loop import active_learning, core_set, train_target
-    from svp_nlp.models import load_predictor, make_learner
+    from svp_nlp.models import make_learner
     from svp_nlp.pool import Pool, PoolRef
     from svp_nlp.recipe import load_recipe
     from svp_nlp.report import write_report
@@ -33,7 +35,8 @@ _MODULES = {
     "active_learning": "loop",
     "core_set": "loop",
     "train_target": "loop",
-    "load_predictor": "models",
+    "load_predictor": "hub.models",
+    "load_selected": "hub.load",
     "make_learner": "models",
     "Pool": "pool",
     "PoolRef": "pool",
@@ -56,6 +59,7 @@ __all__ = [
     "load_pool",
     "load_predictor",
     "load_recipe",
+    "load_selected",
     "load_test",
     "make_learner",
     "open_workspace",

@@ -7,21 +7,20 @@ usage (found before any work), 3 waiting for labels, 4 interrupted and resumable
 from __future__ import annotations
 
 import contextlib
-import enum
 import json
-import logging
 import os
 import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from svp_nlp.errors import Interrupted, RecipeError, SVPError, is_told
+from svp_nlp.cli_hub import pull, push
+from svp_nlp.console import Format, FormatOption, VerboseOption, command, print_json, show
+from svp_nlp.errors import RecipeError
 from svp_nlp.files import safe_name
-from svp_nlp.recipe_yaml import find_recipe, recipes_directory, scrub, shipped_recipes
+from svp_nlp.recipe_yaml import find_recipe, recipes_directory, shipped_recipes
 
 app = typer.Typer(
     name="svp",
@@ -32,14 +31,8 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(help="List the shipped recipes, or show one.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
-
-
-class Format(str, enum.Enum):
-    """What goes to stdout."""
-
-    human = "human"
-    json = "json"
-    quiet = "quiet"
+app.command()(push)
+app.command()(pull)
 
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
@@ -47,81 +40,6 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: proxy.epochs=5. May be repeated."),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="What goes to stdout; json is one object.")]
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="More messages, and tracebacks.")]
-
-
-def _rank_prefix() -> str:
-    """`[rank 1] ` where this is not the main process of a launch."""
-    rank = os.environ.get("RANK", "")
-    return "" if rank in ("", "0") else f"[rank {rank}] "
-
-
-class _ScrubbingFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return scrub(super().format(record))  # the finished text: tokens may hide in arguments and tracebacks
-
-
-def _start_logging(output: Format, verbose: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    prefix = _rank_prefix().replace("%", "%%")
-    shown = "%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s"
-    handler.setFormatter(_ScrubbingFormatter(prefix + shown))
-    root = logging.getLogger()
-    for old in [h for h in root.handlers if isinstance(h.formatter, _ScrubbingFormatter)]:
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    ours = logging.INFO if output is Format.human else logging.WARNING
-    if prefix:  # what it finds, rank 0 finds as well
-        ours = logging.ERROR
-    logging.getLogger("svp_nlp").setLevel(logging.DEBUG if verbose else ours)
-    if output is not Format.human or not sys.stderr.isatty():
-        # Read by datasets and huggingface_hub when they are imported, which is later.
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
-@contextlib.contextmanager
-def _command(output: Format, verbose: bool) -> Iterator[None]:
-    """Turn every way in which a command can end into a message and an exit code."""
-    _start_logging(output, verbose)
-    try:
-        yield
-    except SVPError as error:
-        if is_told(error) or (_rank_prefix() and isinstance(error, Interrupted)):
-            raise typer.Exit(error.exit_code) from None  # rank 0 says it
-        _fail(error, str(error), error.exit_code, output, verbose)
-    except KeyboardInterrupt as error:
-        _fail(error, "interrupted; the same command goes on from here", Interrupted.exit_code, output, verbose)
-    except BrokenPipeError:  # `svp ... | head`: nobody reads any more, also not at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:
-        hint = "" if verbose else " (run again with -v for the traceback)"
-        _fail(error, f"{type(error).__name__}: {_one_line(error)}{hint}", 1, output, verbose)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or "no message"
-
-
-def _fail(error: BaseException, message: str, exit_code: int, output: Format, verbose: bool) -> None:
-    message = scrub(message)
-    if verbose:
-        typer.echo(scrub("".join(traceback.format_exception(error))), err=True)
-    word = "stopped" if exit_code == Interrupted.exit_code else "error"
-    typer.echo(f"{_rank_prefix()}{word}: {message}", err=True)
-    if output is Format.json and not _rank_prefix():
-        _print_json({"error": message, "kind": type(error).__name__, "exit_code": exit_code})
-    raise typer.Exit(exit_code)
-
-
-def _print_json(value: Mapping[str, Any]) -> None:
-    # allow_nan=False: NaN is not JSON, and a reader in another language would refuse all of it.
-    typer.echo(scrub(json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False)))
 
 
 def default_run_directory(recipe_file: Path) -> Path:
@@ -166,7 +84,7 @@ def run(
     verbose: VerboseOption = False,
 ) -> None:
     """Do what a recipe says; on the same run directory, go on where it stopped."""
-    with _command(output, verbose):
+    with command(output, verbose):
         from svp_nlp.ranks import current_launch
         from svp_nlp.recipe import load_recipe
 
@@ -185,7 +103,7 @@ def run(
             if launch.world_size > 1:
                 raise RecipeError("--dry-run probes one process; start it without a launcher")
             check_directory(directory, recipe=loaded.meaning, differences=differences)
-            _show(plan(loaded), output)
+            show(plan(loaded), output)
             return
         if accelerate is not None or num_processes is not None:
             from svp_nlp.start import start
@@ -214,7 +132,7 @@ def run(
             _print_table(summary)
         shown = {"report": result["report_html"], "selected": result["selected"]}
         human = [f"{name:<9} {path}" for name, path in shown.items() if path]
-        _show(result, output, quiet=result["selected"] or result["run_dir"], human=["", *human])
+        show(result, output, quiet=result["selected"] or result["run_dir"], human=["", *human])
 
 
 def _engine_overrides(engine: str | None, workers: int | None, ray_address: str | None) -> list[str]:
@@ -237,17 +155,6 @@ def _print_table(summary: Any) -> None:
     Console(file=sys.stdout, highlight=False).print(console_table(summary, ascii_only=not is_unicode))
 
 
-def _show(result: Mapping[str, Any], output: Format, *, quiet: str = "", human: Sequence[str] = ()) -> None:
-    """Print what was asked for; `lines` in a result are for people, as `human` is."""
-    if output is Format.json:
-        _print_json({key: value for key, value in result.items() if key != "lines"})
-    elif output is Format.quiet:
-        if quiet:
-            typer.echo(quiet)
-    else:
-        typer.echo(scrub("\n".join([*result.get("lines", ()), *human])))
-
-
 @app.command()
 def status(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
@@ -255,11 +162,11 @@ def status(
     verbose: VerboseOption = False,
 ) -> None:
     """How far a run is, with the fingerprint of each selection."""
-    with _command(output, verbose):
+    with command(output, verbose):
         from svp_nlp.results import run_status
 
         found = run_status(run_dir)
-        _show(found, output, quiet=str(found["state"]), human=_status_lines(run_dir, found))
+        show(found, output, quiet=str(found["state"]), human=_status_lines(run_dir, found))
 
 
 def _status_lines(run_dir: Path, found: Mapping[str, Any]) -> list[str]:
@@ -294,7 +201,7 @@ def report(
     verbose: VerboseOption = False,
 ) -> None:
     """Write report.html, report.md and report.json for one run, or for several together."""
-    with _command(output, verbose):
+    with command(output, verbose):
         from svp_nlp.report import summarize, write_report
         from svp_nlp.results import collect
 
@@ -303,7 +210,7 @@ def report(
         if output is Format.human:
             _print_table(summarize(collected))
         paths = [str(path) for path in files.values()]
-        _show(dict(files), output, quiet="\n".join(paths), human=["", *paths])
+        show(dict(files), output, quiet="\n".join(paths), human=["", *paths])
 
 
 @recipes_app.callback()
@@ -311,19 +218,19 @@ def recipes(context: typer.Context, output: FormatOption = Format.human, verbose
     """List the shipped recipes."""
     if context.invoked_subcommand is not None:
         return
-    with _command(output, verbose):
+    with command(output, verbose):
         found = {name: _first_comment(find_recipe(name)) for name in shipped_recipes()}
         width = max(map(len, found), default=0)
         human = [f"{name:<{width}}  {title}" for name, title in found.items()]
-        _show({"recipes": found}, output, quiet="\n".join(found), human=human)
+        show({"recipes": found}, output, quiet="\n".join(found), human=human)
 
 
 @recipes_app.command("show")
 def show_recipe(name: RecipeArgument, output: FormatOption = Format.human, verbose: VerboseOption = False) -> None:
     """Print a shipped recipe, to read it or to start from it."""
-    with _command(output, verbose):
+    with command(output, verbose):
         text = find_recipe(name).read_text(encoding="utf-8")
-        _show({"name": name, "text": text}, output, quiet=text.rstrip("\n"), human=text.splitlines())
+        show({"name": name, "text": text}, output, quiet=text.rstrip("\n"), human=text.splitlines())
 
 
 def _first_comment(path: Path) -> str:
@@ -334,21 +241,21 @@ def _first_comment(path: Path) -> str:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a recipe, for editors."""
-    with _command(Format.human, verbose=False):
+    with command(Format.human, verbose=False):
         from svp_nlp.recipe import recipe_schema
 
-        _print_json(recipe_schema())
+        print_json(recipe_schema())
 
 
 @app.command()
 def doctor(output: FormatOption = Format.human, verbose: VerboseOption = False) -> None:
     """Show versions, devices, Hub access and disk space."""
-    with _command(output, verbose):
+    with command(output, verbose):
         from svp_nlp.doctor import examine
 
         found = examine()
         lines = [f"{name:<{max(map(len, found))}}  {value}" for name, value in found.items()]
-        _show(found, output, human=lines)
+        show(found, output, human=lines)
 
 
 def _print_version(wanted: bool) -> None:

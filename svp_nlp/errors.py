@@ -87,6 +87,16 @@ class Interrupted(SVPError):
     exit_code = 4
 
 
+class HubError(SVPError):
+    """The Hub failed or could not be reached; nothing that is here is lost."""
+
+
+class HubRefused(HubError):
+    """The Hub cannot do what was asked: no token, no right, no such repository or revision; found before any change."""
+
+    exit_code = 2
+
+
 class RemoteConflict(SVPError):
     """Somebody else changed the remote in between."""
 

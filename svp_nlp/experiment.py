@@ -25,13 +25,13 @@ from svp_nlp.launch import open_run_together, together
 from svp_nlp.loop import active_learning, core_set, encoding_seconds, train_target
 from svp_nlp.models import make_learner
 from svp_nlp.oracles.column import ColumnOracle
-from svp_nlp.prepare import pin_models, prepare
+from svp_nlp.prepare import Prepared, pin, prepare
 from svp_nlp.recipe import Recipe, dump_recipe
 from svp_nlp.recipe_yaml import differences
 from svp_nlp.report import summarize, write_report
 from svp_nlp.results import is_finished, save_results
 from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine
-from svp_nlp.selected import write_selected
+from svp_nlp.selected import SelectedRows, write_selected
 from svp_nlp.strategies import get_strategy
 from svp_nlp.tracking import Tracker, open_tracker
 from svp_nlp.workspace import START, Round, Workspace
@@ -62,6 +62,11 @@ def arms_of(recipe: Recipe) -> list[Arm]:
     return arms
 
 
+def _is_own(arm: Arm, recipe: Recipe) -> bool:
+    """Whether a recipe asks for this arm's selections, and not only for what to compare them with."""
+    return arm.strategy in recipe.strategies and arm.selector != "target_selects"
+
+
 def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bool]) -> dict[str, Any]:
     """Do what a recipe says, or what is left of it.
 
@@ -75,7 +80,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
     """
     engine = make_engine(recipe.engine)
     prepared = together(lambda: prepare(recipe, engine, run_dir=Path(run_dir)))
-    data, sizes = prepared.data, prepared.sizes
+    data = prepared.data
     with open_run_together(
         Path(run_dir),
         recipe=recipe.meaning,
@@ -85,7 +90,9 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
     ) as run:
         engine = shared_engine(engine, run.ranks)
         results = _new_results(recipe, data, run)
-        recipe = pin_models(recipe, run, prepared.commits)
+        recipe = pin(recipe, run, prepared)
+        if prepared.publisher is not None:
+            prepared.publisher.begin()
         selected: list[Path] = []
         with _open_tracker(recipe, run) as tracker:
             for seed in recipe.seeds:
@@ -93,15 +100,18 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
                 finished: dict[Arm, list[Round]] = {}
                 for arm in arms_of(recipe):
                     log.info("seed %d, %s", seed, arm.name)
-                    finished[arm] = _run_arm(
-                        workspace, recipe, data, arm=arm, sizes=sizes, results=results, tracker=tracker
-                    )
-                    if arm.strategy in recipe.strategies and arm.selector != "target_selects":
+                    finished[arm] = _run_arm(workspace, recipe, prepared, arm=arm, results=results, tracker=tracker)
+                    if _is_own(arm, recipe):
                         selected.append(_export(workspace, recipe, arm, finished[arm]))
                     if not results["finished"]:  # read again, a finished run has nothing to gain from a part of itself
                         _save(run, results)
                 if run.ranks.is_main:
                     results["agreement"] += agreements(workspace, _twins(finished))
+        if prepared.publisher is not None:
+            warnings = prepared.publisher.finish(pool=data.pool)
+            for warning in warnings:
+                log.warning("%s", warning)
+            results["warnings"] += warnings
         results["finished"] = True
         _save(run, results)
         paths = run.ranks.on_main("report", lambda: _report(run, results))
@@ -156,10 +166,9 @@ def workspace_of(recipe: Recipe, data: Data, run: Run, *, seed: int, engine: Eng
 def _run_arm(
     workspace: Workspace,
     recipe: Recipe,
-    data: Data,
+    prepared: Prepared,
     *,
     arm: Arm,
-    sizes: list[int],
     results: dict[str, Any],
     tracker: Tracker,
 ) -> list[Round]:
@@ -169,7 +178,7 @@ def _run_arm(
     target_sizes = recipe.resolve_target_sizes(workspace.num_available)
     base = {"seed": workspace.seed, "selector": arm.selector, "strategy": arm.strategy}
     done = workspace.run.steps_done
-    for round_ in _rounds(workspace, recipe, arm, sizes):
+    for round_ in _rounds(workspace, recipe, arm, prepared.sizes):
         rounds.append(round_)
         is_new, done = workspace.run.steps_done > done, workspace.run.steps_done
         cost = {key: getattr(round_, key) for key in total}
@@ -197,10 +206,14 @@ def _run_arm(
         if is_new:
             tracker.log_round(results["rounds"][-1])
         if round_.labeled_size in target_sizes:
-            _add_target(workspace, recipe, data, arm=arm, round_=round_, selection_cost=total, results=results)
+            _add_target(workspace, recipe, prepared.data, arm=arm, round_=round_, selection_cost=total, results=results)
             if workspace.run.steps_done > done:
                 tracker.log_target(results["rows"][-1])
             done = workspace.run.steps_done
+        if prepared.publisher is not None and round_.round > 0 and _is_own(arm, recipe):
+            if not results["finished"]:
+                _save(workspace.run, results)  # the card shows what is known so far
+            prepared.publisher.push(arm.name, workspace.seed, round_.round, pool=workspace.pool)
     shared = max((r.fitted.processes for r in rounds if r.fitted is not None), default=1)
     if shared > 1:
         results["warnings"].append(
@@ -301,15 +314,8 @@ def _export(workspace: Workspace, recipe: Recipe, arm: Arm, rounds: list[Round])
     )
 
     def do(path: Path) -> dict[str, Any]:
-        write_selected(
-            path / "dataset",
-            pool=workspace.pool,
-            labels=labels,
-            scores=scores,
-            class_names=workspace.class_names,
-            label_column=recipe.pool.label_column,
-            strategy=arm.strategy,
-        )
+        rows = SelectedRows(workspace.pool, labels, scores, workspace.class_names, recipe.pool.label_column)
+        write_selected(path / "dataset", rows, strategy=arm.strategy)
         return {"rows": len(labels)}
 
     inputs = {"labels": labels.fingerprint, "pool": workspace.pool.fingerprint, "column": recipe.pool.label_column}

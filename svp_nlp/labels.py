@@ -80,6 +80,19 @@ class LabelSet:
             raise LabelError(f"position {twice[0]} is labelled already ({len(twice):,} such rows)")
         return LabelSet(pa.concat_tables([self.table, more.table]))
 
+    def of_positions(self, positions_K: IntK) -> LabelSet:
+        """The labels of some positions, in the order given.
+
+        Raises:
+            LabelError: a position has none; names the first.
+        """
+        order = np.argsort(self.positions_L)
+        at_K = np.searchsorted(self.positions_L, positions_K, sorter=order)
+        known = self.positions_L[order[np.minimum(at_K, len(order) - 1)]] == positions_K if len(order) else at_K < 0
+        if not np.all(known):
+            raise LabelError(f"position {positions_K[~known][0]:,} has no label ({int((~known).sum()):,} such rows)")
+        return LabelSet(self.table.take(order[at_K]))
+
     def indices(self, class_names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Labels as int64 [L] into `class_names`.
 

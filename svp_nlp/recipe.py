@@ -50,7 +50,7 @@ Baseline: TypeAlias = Literal["random", "target_selects"]
 _DEFAULT_INITIAL = "2%"
 _DEFAULT_ORACLE = "column"
 _DEFAULT_ENGINE = "local"
-_HOW = ("engine", "report_to")  # how a recipe is run, not what it means: a run may be resumed with others
+_HOW = ("engine", "report_to", "publish")  # how a recipe is run, not what it means: a run may be resumed with others
 _METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
@@ -122,6 +122,7 @@ class PoolSpec(Spec):
     text_columns: Names = ("text",)
     label_column: Text = "label"
     id_column: str | None = Field(None, description="stable names of the rows; null = hash of the text")
+    streaming: bool = Field(False, description="keep one Arrow file of a Hub dataset, not its own files as well")
 
 
 class HeldOutSpec(PoolSpec):
@@ -139,10 +140,18 @@ def _held_out(value: Any, info: ValidationInfo, split: str) -> Any:
             raise wrong(f"{key} is an empty text; remove the key to take the default")
     inherited = ["text_columns", "label_column"]
     if "path" not in value:
-        inherited += ["path", "name", "revision", "id_column"]
+        inherited += ["path", "name", "revision", "id_column", "streaming"]
     pool = info.data.get("pool")  # absent when the pool itself is wrong: then only the keys given here are checked
     base = {key: getattr(pool, key) for key in inherited} if pool is not None else {}
     return HeldOutSpec.model_validate({"split": split, **base, **value})
+
+
+class PublishSpec(Spec):
+    """Each round becomes a version of a dataset on the Hub; a push that fails never fails the run."""
+
+    repo_id: Text = Field(description="namespace/name; made where it is missing")
+    private: bool | None = Field(None, description="for a new repository; null = as the account's default says")
+    index_only: bool = Field(False, description="positions and ids, but no column of the pool")
 
 
 class Recipe(Spec):
@@ -184,6 +193,10 @@ class Recipe(Spec):
     )
     report_to: Annotated[tuple[TrackerName, ...], AfterValidator(_distinct)] = Field(
         (), description="trackers that rounds, errors and times are logged to; changes no result"
+    )
+
+    publish: PublishSpec | None = Field(
+        None, description="push each round to the Hub; changes no result, and a run may be resumed with another"
     )
 
     @field_validator("test", mode="before")
@@ -228,7 +241,7 @@ class Recipe(Spec):
 
     @property
     def meaning(self) -> dict[str, Any]:
-        """All that decides what a run finds, as JSON values; without `engine` and `report_to`."""
+        """All that decides what a run finds, as JSON values; without `engine`, `report_to` and `publish`."""
         return self.model_dump(mode="json", exclude=set(_HOW))
 
     @property

@@ -19,6 +19,7 @@ from svp_nlp.files import atomic_file, read_json, write_json
 if TYPE_CHECKING:
     import datasets
 
+    from svp_nlp.hub.push import Pushed
     from svp_nlp.labels import LabelSet
     from svp_nlp.pool import Pool
 
@@ -115,6 +116,45 @@ class Selection:
         for name in extra.column_names:
             dataset = dataset.add_column(name, extra[name].combine_chunks())
         return dataset
+
+    def push_to_hub(self, repo_id: str, *, pool: Pool, labels: LabelSet | None = None, **options: Any) -> Pushed:
+        """Make the picked rows a version of a dataset on the Hub: one commit, one tag that never moves.
+
+        Args:
+            repo_id: `namespace/name`; made where it is missing.
+            pool: the one that it was made from.
+            labels: what was given for all of its rows; None: the rows are pushed as they are in the pool.
+            options: `class_names` (their order; None: sorted), `label_column` ("label"), `version` (None: the next of
+                v1, v2, ...), `config` ("default"), `index_only` (no column of the pool), `private` (for a new
+                repository), `create_pr`, `message`, `token`.
+        Returns:
+            its `version`, `sha`, `url`, and whether it is `new`: the same content is not pushed twice.
+        Raises:
+            LineageError: the pool is another one.
+            HubRefused: no token, no right, not a repository for this; nothing was changed.
+            HubError: the Hub failed for too long; the same call finishes it later.
+            RemoteConflict: the version's name stands for other content.
+        """
+        from svp_nlp.hub.sharing import push_selection
+
+        return push_selection(self, repo_id, pool=pool, labels=labels, **options)
+
+    @classmethod
+    def from_hub(
+        cls, repo_id: str, *, revision: str | None = None, config: str | None = None, token: str | None = None
+    ) -> Selection:
+        """The selection of a version: of its last round, where a version holds all that is labelled so far.
+
+        Args:
+            revision: a version such as v3, a branch, or a commit; None: the newest.
+            config: None: `default`, or the only one.
+        Raises:
+            HubRefused, HubError: it is not there, may not be read, or the Hub cannot be reached.
+            LineageError: it is not what was pushed.
+        """
+        from svp_nlp.hub.load import fetch_selection
+
+        return fetch_selection(repo_id, revision=revision, config=config, token=token)[1]
 
     def save(self, directory: Path) -> None:
         """Write selection.parquet and lineage.json into `directory`, the lineage last."""

@@ -14,7 +14,7 @@ from svp_nlp.errors import LabelError, LineageError
 from svp_nlp.labels import LabelSet
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
 from svp_nlp.pool import PoolRef, read_labels
-from svp_nlp.selected import write_selected
+from svp_nlp.selected import SelectedRows, write_selected
 from svp_nlp.selection import Lineage, Selection
 
 
@@ -136,15 +136,9 @@ def test_the_selected_folder_loads_as_a_dataset_with_class_names(pool, tmp_path)
     from datasets import load_dataset
 
     labels = oracle_for(pool).collect(selection_of(pool, [17, 3, 150]))
-    write_selected(
-        tmp_path / "out",
-        pool=pool,
-        labels=labels,
-        scores=np.array([np.nan, 0.5, 0.25], np.float32),
-        class_names=CLASS_NAMES,
-        label_column="label",
-        strategy="margin",
-    )
+    scores = np.array([np.nan, 0.5, 0.25], np.float32)
+    rows = SelectedRows(pool, labels, scores, CLASS_NAMES, "label")
+    write_selected(tmp_path / "out", rows, strategy="margin")
     dataset = load_dataset(str(tmp_path / "out"), split="train")
     assert dataset.features["label"].names == list(CLASS_NAMES)
     assert dataset["svp_position"][:] == [17, 3, 150]

@@ -1,0 +1,137 @@
+"""The rounds of a run as versions, while it goes on; never in the way of the run.
+
+What the Hub did not take is tried once more at the end and then reported; `svp push RUN` pushes it later. What was
+pushed is written down in the run directory, so that a resumed run asks the Hub for nothing that is there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from svp_nlp.errors import HubError, HubRefused, SVPError
+from svp_nlp.files import read_json, write_json
+from svp_nlp.hub.push import Pushed, push_bundle, read_document
+from svp_nlp.hub.remote import Patience, Remote
+from svp_nlp.hub.selections import DEFAULT_CONFIG, KIND
+from svp_nlp.hub.sharing import bundle_of
+from svp_nlp.hub.source import finished_rounds
+from svp_nlp.pool import Pool
+
+log = logging.getLogger(__name__)
+PUBLISHED_FILE = "published.json"
+_WHILE_RUNNING = Patience(deadline_s=30.0)
+
+
+class Publisher:
+    """What is pushed of one run directory, and what still has to be.
+
+    Args:
+        settings: `repo_id`, `private`, `index_only`, `arms` (whose rounds are pushed), and whether configurations are
+            told apart `by_arm` and `by_seed`.
+    """
+
+    def __init__(self, run_dir: Path, settings: Mapping[str, Any], *, patience: Patience = _WHILE_RUNNING) -> None:
+        self._run_dir, self._settings = run_dir, dict(settings)
+        self._remote = Remote(settings["repo_id"], "dataset", patience=patience)
+        self._failure: str | None = None
+        file = run_dir / PUBLISHED_FILE
+        self._versions: list[dict[str, Any]] = read_json(file)["versions"] if file.exists() else []
+
+    @classmethod
+    def of_run(cls, run_dir: Path) -> Publisher:
+        """For a run whose recipe says `publish`.
+
+        Raises:
+            HubRefused: it does not.
+        """
+        if not (run_dir / PUBLISHED_FILE).exists():
+            raise HubRefused(
+                f"{run_dir}: its recipe has no `publish`; name the repository: svp push {run_dir} acme/selected"
+            )
+        return cls(run_dir, read_json(run_dir / PUBLISHED_FILE)["settings"], patience=Patience())
+
+    def check(self) -> None:
+        """See before any work that pushing can succeed; a Hub that cannot be reached is only said.
+
+        Raises:
+            HubRefused: no token, no right, or a repository that holds other things.
+        """
+        try:
+            self._remote.sign_in()
+            if (head := self._remote.head()) is not None:
+                self._remote.may_write()
+                read_document(self._remote, head, KIND)
+        except HubRefused as error:
+            raise HubRefused(f"publish: {error}") from None
+        except HubError as error:
+            self._failed(error)
+
+    def begin(self) -> None:
+        """Write down where to push, so that `svp push RUN` can do it after everything else has failed."""
+        write_json(self._run_dir / PUBLISHED_FILE, {"settings": self._settings, "versions": self._versions})
+
+    def _failed(self, error: SVPError) -> None:
+        self._failure = str(error)
+        log.warning("publish: %s; the run goes on, and it is tried again at its end", error)
+
+    def push(self, arm: str, seed: int, round: int, *, pool: Pool | None = None) -> Pushed | None:
+        """Push a finished round, unless it was pushed or the Hub failed before; None where it was not pushed now."""
+        if self._failure is not None or self._is_pushed(arm, seed, round):
+            return None
+        try:
+            return self._push(arm, seed, round, pool)
+        except SVPError as error:
+            self._failed(error)
+            return None
+
+    def finish(self, *, pool: Pool | None = None) -> list[str]:
+        """Push what is left of all finished rounds.
+
+        Returns:
+            what to tell the user: nothing where all are pushed.
+        """
+        self._failure = None
+        try:
+            self.push_left(pool=pool)
+        except SVPError as error:
+            number, left = len(self._rounds()), len(self._left())
+            return [
+                f"publish: {left} of {number} versions are not on the Hub ({error}); `svp push {self._run_dir}` pushes "
+                "them later"
+            ]
+        return []
+
+    def push_left(self, *, pool: Pool | None = None) -> list[Pushed]:
+        """Push all finished rounds that are not on the Hub yet, in their order.
+
+        Raises:
+            SVPError: what stopped it; the rounds before are pushed.
+        """
+        return [self._push(*key, pool) for key in self._left()]
+
+    def _rounds(self) -> list[tuple[str, int, int]]:
+        return [key for key in finished_rounds(self._run_dir) if key[0] in self._settings["arms"]]
+
+    def _left(self) -> list[tuple[str, int, int]]:
+        return [key for key in self._rounds() if not self._is_pushed(*key)]
+
+    def _is_pushed(self, arm: str, seed: int, round: int) -> bool:
+        return any((v["arm"], v["seed"], v["round"]) == (arm, seed, round) for v in self._versions)
+
+    def _push(self, arm: str, seed: int, round: int, pool: Pool | None) -> Pushed:
+        parts = [arm] * self._settings["by_arm"] + [f"seed-{seed}"] * self._settings["by_seed"]
+        config = "-".join(parts) or DEFAULT_CONFIG
+        with bundle_of(
+            self._run_dir, KIND, arm=arm, seed=seed, round=round, config=config,
+            index_only=self._settings["index_only"], pool=pool,
+        ) as bundle:  # fmt: skip
+            pushed = push_bundle(bundle, self._remote, private=self._settings["private"])
+        self._versions.append(
+            {"arm": arm, "seed": seed, "round": round, "config": config, "version": pushed.version, "sha": pushed.sha}
+        )
+        self.begin()
+        log.info("  published %s of %s: %s", pushed.version, pushed.repo_id, pushed.url)
+        return pushed
