@@ -32,14 +32,19 @@ def load_pool(
     name: str | None = None,
     revision: str | None = None,
     id_column: str | None = None,
+    streaming: bool = False,
 ) -> Pool:
     """Open a pool: a Hub id, a folder laid out like one, a Parquet, CSV or JSONL file, or `builtin:docstrings`.
 
+    Args:
+        text_columns: what learners see; several are joined with a space.
+        revision: branch, tag or commit of a Hub dataset; `pool.ref.revision` is the commit that it named.
+        streaming: of a Hub dataset keep one Arrow file, not the files that it was downloaded from as well.
     Raises:
         PoolError: it cannot be found or read; the message says what there is.
     """
     columns = (text_columns,) if isinstance(text_columns, str) else tuple(text_columns)
-    return PoolRef(str(path), name, split, revision, columns, id_column).open()
+    return PoolRef(str(path), name, split, revision, columns, id_column, streaming).open()
 
 
 @contextlib.contextmanager
@@ -108,4 +113,6 @@ def load_test(
         PoolError, LabelError: it cannot be used.
     """
     options.setdefault("text_columns", workspace.pool.ref.columns)
+    if str(path) == workspace.pool.ref.path:  # of the same commit, though somebody may have pushed since
+        options.setdefault("revision", workspace.pool.ref.revision)
     return labeled_rows(load_pool(path, split=split, **options), label_column, workspace.class_names)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,32 +33,43 @@ class Data:
     pool_info: dict[str, Any]  # for the report
     test_info: dict[str, Any] | None
     warnings: tuple[str, ...]
+    revisions: dict[str, str | None]  # of pool, test and dev: the commit on the Hub that was read; None: on this disk
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.labels.class_names
 
 
-def pool_ref(spec: PoolSpec) -> PoolRef:
-    """The pool without its labels: all that proxies and strategies may see."""
+def pool_ref(spec: PoolSpec, *, revision: str | None = None) -> PoolRef:
+    """The pool without its labels: all that proxies and strategies may see.
+
+    Args:
+        spec: of a recipe.
+        revision: the commit that its branch or tag named when the run began; None: as the recipe says.
+    """
     return PoolRef(
         path=spec.path,
         name=spec.name,
         split=spec.split,
-        revision=spec.revision,
+        revision=revision or spec.revision,
         columns=spec.text_columns,
         id_column=spec.id_column,
+        streaming=getattr(spec, "streaming", False),
     )
 
 
-def open_data(recipe: Recipe) -> Data:
+def open_data(recipe: Recipe, revisions: Mapping[str, str | None] | None = None) -> Data:
     """Open everything that a recipe names, and check it.
 
+    Args:
+        recipe: a branch or tag in it is asked for once, also where pool, test and dev all name it.
+        revisions: `Data.revisions` of an earlier call, which are then read again whatever the branches name now.
     Raises:
         PoolError: something cannot be opened or read, or test texts are in the pool as well.
         LabelError: wrong labels, or fewer than two classes.
     """
-    pool = pool_ref(recipe.pool).open()
+    commits = _Commits(revisions or {})
+    pool = commits.open(recipe.pool, "pool")
     labels = read_labels(pool, recipe.pool.label_column)
     available_N = available_rows(pool, labels)
     warnings = pool.check.lines()[1:]
@@ -77,7 +89,7 @@ def open_data(recipe: Recipe) -> Data:
     test, test_info = None, None
     if recipe.test is not None:
         check_metrics(recipe.metrics, num_classes=len(labels.class_names))
-        test_pool = pool_ref(recipe.test).open()
+        test_pool = commits.open(recipe.test, "test")
         test, left_out = labeled_rows(test_pool, recipe.test.label_column, labels.class_names)
         absent = sorted(
             set(range(len(labels.class_names)))
@@ -108,7 +120,7 @@ def open_data(recipe: Recipe) -> Data:
         }
     dev: Labeled | float | None
     if isinstance(recipe.dev, HeldOutSpec):
-        dev = labeled_rows(pool_ref(recipe.dev).open(), recipe.dev.label_column, labels.class_names)[0]
+        dev = labeled_rows(commits.open(recipe.dev, "dev"), recipe.dev.label_column, labels.class_names)[0]
     else:
         dev = recipe.dev
     for warning in warnings:
@@ -124,7 +136,22 @@ def open_data(recipe: Recipe) -> Data:
         "class_names": list(labels.class_names),
         "class_counts": {name: int(count) for name, count in zip(labels.class_names, counts, strict=True)},
     }
-    return Data(pool, labels, available_N, test, dev, pool_info, test_info, tuple(warnings))
+    return Data(pool, labels, available_N, test, dev, pool_info, test_info, tuple(warnings), commits.read)
+
+
+class _Commits:
+    """Opens pools so that one branch or tag of a dataset is one commit, though somebody pushes in between."""
+
+    def __init__(self, known: Mapping[str, str | None]) -> None:
+        self.read: dict[str, str | None] = {}  # role -> commit
+        self._known = known
+        self._named: dict[tuple[str, str], str | None] = {}
+
+    def open(self, spec: PoolSpec, role: str) -> Pool:
+        name = (spec.path, spec.revision or "main")
+        pool = pool_ref(spec, revision=self._known.get(role) or self._named.get(name)).open()
+        self._named[name] = self.read[role] = pool.ref.revision
+        return pool
 
 
 def available_rows(pool: Pool, labels: LabelColumn) -> BoolN:

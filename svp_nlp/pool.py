@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from svp_nlp.columns import LabelColumn, closest, label_column
 from svp_nlp.content import HASH_BYTES, find_duplicates, hash_strings, hash_texts, hex_ids, keys_of
 from svp_nlp.errors import PoolError
 from svp_nlp.files import read_json, write_json
+from svp_nlp.pool_hub import open_hub
+from svp_nlp.pool_source import Source, is_hub_id, open_local
 from svp_nlp.rows import Rows, as_strings, restoring_order
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class PoolRef:
     revision: str | None = None
     columns: tuple[str, ...] = ("text",)  # model inputs; several are joined with a space
     id_column: str | None = None
+    streaming: bool = field(default=False, compare=False)  # how the rows get here, not which they are
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
@@ -120,10 +123,7 @@ class Pool:
     """
 
     def __init__(self, ref: PoolRef) -> None:
-        from svp_nlp.pool_source import open_source
-
-        inputs = [*ref.columns, *([ref.id_column] if ref.id_column else [])]
-        source = open_source(ref.path, ref.name, split=ref.split, revision=ref.revision, text_columns=inputs)
+        source = _open_source(ref)
         self.ref = replace(ref, revision=source.revision)
         self._dataset = source.dataset
         table: pa.Table = source.dataset.data.table
@@ -328,6 +328,18 @@ class Pool:
                 f"{self._where}: no id at position {row} in {self.ref.id_column!r}; expected one in each row"
             )
         return hash_strings(ids)
+
+
+def _open_source(ref: PoolRef) -> Source:
+    """What a reference means: built-in, file or folder where there is one, else a dataset of the Hub."""
+    inputs = (*ref.columns, *([ref.id_column] if ref.id_column else []))
+    if is_hub_id(ref.path):
+        return open_hub(
+            ref.path, ref.name, split=ref.split, revision=ref.revision, text_columns=inputs, streaming=ref.streaming
+        )
+    if ref.streaming:
+        raise PoolError(f"{ref.path}: streaming is for Hub datasets; this is on your disk: leave it out")
+    return open_local(ref.path, ref.name, split=ref.split, revision=ref.revision, text_columns=inputs)
 
 
 def read_labels(pool: Pool, column: str, *, class_names: tuple[str, ...] | None = None) -> LabelColumn:

@@ -1,8 +1,9 @@
-"""From what a user writes (Hub id, folder, file, built-in) to a memory-mapped `datasets.Dataset`."""
+"""What a user has on disk (built-in, file, folder) to a memory-mapped `datasets.Dataset`; pool_hub.py has the Hub."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,15 +16,15 @@ from svp_nlp.builtin import PREFIX, build_builtin
 from svp_nlp.cache import cached_directory
 from svp_nlp.columns import closest
 from svp_nlp.errors import PoolError
+from svp_nlp.hub_errors import first_line
 from svp_nlp.pool_files import CSV_SUFFIXES, JSON_SUFFIXES, files_to_arrow
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_SHA = re.compile(r"[0-9a-f]{40}")
+_SLICE = re.compile(r"([\w.-]+)(?:\[(\d*):(\d*)\])?")
 _FILE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, ".parquet")
-_HUB_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,49 @@ class Source:
 
     dataset: Dataset
     key: str  # changes when the content may have changed; for caches on this machine only
-    revision: str | None  # commit sha of a Hub dataset
+    revision: str | None = None  # commit sha of a Hub dataset
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split, or the rows [start, stop) of it: `train`, `train[:1000]`, `train[500:]`."""
+
+    split: str
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all rows of the split."""
+        return self.start == 0 and self.stop is None
+
+    def cut(self, source: Source, where: str) -> Source:
+        """These rows of a source that holds the whole split.
+
+        Raises:
+            PoolError: there is none.
+        """
+        if self.whole:
+            return source
+        there = len(source.dataset)
+        stop = there if self.stop is None else min(self.stop, there)
+        if self.start >= stop:
+            raise PoolError(f"{where}: no row from {self.start:,} on to {stop:,}; {self.split} has {there:,} rows")
+        rows = source.dataset.select(range(self.start, stop))  # a range is a view, not a copy
+        return dataclasses.replace(source, dataset=rows, key=fingerprint_json([source.key, self.start, self.stop]))
+
+
+def part_of(split: str) -> Part | None:
+    """What a split names; None for `train[:10%]`, `train+test` and the like, which only datasets understands."""
+    found = _SLICE.fullmatch(split)
+    if found is None:
+        return None
+    name, start, stop = found.groups()
+    return Part(name, int(start or 0), int(stop) if stop else None)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """No progress bars of Hugging Face libraries except on a terminal, and no second copy of an error in their logs."""
     import datasets
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -57,6 +96,23 @@ def _quiet() -> Iterator[None]:
             enable_progress_bars()
 
 
+def check_split(split: str, available: Sequence[str], where: str) -> None:
+    """Raises: PoolError: `split` is not one of those that there are."""
+    part, names = part_of(split), [str(name) for name in available]  # datasets has a class of its own for them
+    if part is not None and names and part.split not in names:
+        raise PoolError(
+            f"{where}: no split {part.split!r}{closest(part.split, names)}; it has {', '.join(map(repr, names))}"
+        )
+
+
+def _local_part(split: str, available: Sequence[str], where: str) -> Part:
+    check_split(split, available, where)
+    part = part_of(split)
+    if part is None:
+        raise PoolError(f"{where}: split {split!r} is not read here; expected a split or rows of it as train[:1000]")
+    return part
+
+
 def _file_suffix(path: str) -> str | None:
     name = path.lower().removesuffix(".gz")
     return next((suffix for suffix in _FILE_SUFFIXES if name.endswith(suffix)), None)
@@ -66,51 +122,39 @@ def _stamp(files: Sequence[Path]) -> list[Any]:
     return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 
-def _check_split(split: str, available: Sequence[str], where: str) -> None:
-    # "train[:10%]" and "train+test" are left to datasets, which knows that language.
-    if re.fullmatch(r"[\w.-]+", split) and available and split not in available:
-        raise PoolError(
-            f"{where}: no split {split!r}{closest(split, list(available))}; it has {', '.join(map(repr, available))}"
-        )
-
-
-def _first_line(error: BaseException) -> str:
-    root: BaseException = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    lines = str(root).strip().splitlines() or [""]
-    return f"{type(root).__name__}: {lines[0][:300]}"
-
-
-def _arrow_source(files: Sequence[Path], text_columns: Sequence[str], delimiter: str | None = None) -> Source:
+def arrow_source(directory: Path, key: str) -> Source:
+    """The source whose rows `files_to_arrow` has written into a directory."""
     from datasets import Dataset
 
+    return Source(Dataset.from_file(str(directory / "data.arrow")), key)
+
+
+def _from_files(files: Sequence[Path], text_columns: Sequence[str], delimiter: str | None = None) -> Source:
     key = fingerprint_json(["arrow-1", _stamp(files), sorted(text_columns), delimiter])
-    directory = cached_directory("arrow", key, files_to_arrow(files, text_columns, delimiter=delimiter))
-    return Source(Dataset.from_file(str(directory / "data.arrow")), key, None)
+    return arrow_source(cached_directory("arrow", key, files_to_arrow(files, text_columns, delimiter=delimiter)), key)
 
 
 def _open_file(path: Path, suffix: str, split: str, text_columns: Sequence[str]) -> Source:
     if not path.is_file():
         raise PoolError(f"{path}: no such file (looked for {path.absolute()}); a Hub id has no {suffix} at its end")
-    _check_split(split, ["train"], f"{path} (a single file)")
+    part = _local_part(split, ["train"], f"{path} (a single file)")
     if path.stat().st_size == 0:
         raise PoolError(f"{path}: the file is empty; expected at least one row")
     try:
         if suffix != ".parquet":
-            return _arrow_source([path], text_columns)
+            return part.cut(_from_files([path], text_columns), str(path))
         import pyarrow.parquet as pq
         from datasets import Dataset
 
         if pq.read_metadata(path).num_rows == 0:  # datasets 5.2 fails on it with a message about batch sizes
             raise PoolError(f"{path}: no row; expected at least one")
-        with _quiet():
+        with quiet_libraries():
             dataset = Dataset.from_parquet(str(path))
     except PoolError:
         raise
     except Exception as error:
-        raise PoolError(f"{path}: cannot be read as {suffix} ({_first_line(error)})") from error
-    return Source(dataset, dataset._fingerprint, None)
+        raise PoolError(f"{path}: cannot be read as {suffix} ({first_line(error)})") from error
+    return part.cut(Source(dataset, dataset._fingerprint), str(path))
 
 
 def _saved_to_disk(path: Path, split: str) -> Source | None:
@@ -119,152 +163,135 @@ def _saved_to_disk(path: Path, split: str) -> Source | None:
 
     if (path / "dataset_dict.json").exists():
         splits = DatasetDict.load_from_disk(str(path))
-        _check_split(split, list(splits), str(path))
-        dataset = splits[split]
+        part = _local_part(split, list(splits), str(path))
+        dataset = splits[part.split]
     elif (path / "state.json").exists():
-        _check_split(split, ["train"], f"{path} (a single dataset)")
+        part = _local_part(split, ["train"], f"{path} (a single dataset)")
         dataset = Dataset.load_from_disk(str(path))
     else:
         return None
-    return Source(dataset, fingerprint_json(_stamp([Path(f["filename"]) for f in dataset.cache_files])), None)
+    key = fingerprint_json(_stamp([Path(f["filename"]) for f in dataset.cache_files]))
+    return part.cut(Source(dataset, key), str(path))
 
 
-def _open_builder(
-    path: str, name: str | None, split: str, revision: str | None, text_columns: Sequence[str], where: str
-) -> Source:
-    """A folder or a Hub dataset, through the builder that datasets chooses for it; never code of the dataset."""
+def _open_folder(folder: Path, name: str | None, split: str, text_columns: Sequence[str], where: str) -> Source:
     import datasets
-    from datasets.packaged_modules.csv.csv import Csv
-    from datasets.packaged_modules.json.json import Json
 
+    with quiet_libraries(), builder_errors(where):
+        builder = datasets.load_dataset_builder(str(folder), name=name)
+        part, found = part_of(split), plain_files(builder, split)
+        check_split(split, list(builder.config.data_files or builder.info.splits or []), where)
+        if part is None or found is None or (files := local_files(found)) is None:
+            return prepared(builder, split)
+        return part.cut(with_class_names(_from_files(files, text_columns, delimiter_of(builder)), builder), where)
+
+
+@contextlib.contextmanager
+def builder_errors(where: str) -> Iterator[None]:
+    """Raises: PoolError: one line in place of what datasets says."""
     try:
-        with _quiet():
-            builder = _cached_builder(path, name, revision) or datasets.load_dataset_builder(
-                path, name=name, revision=revision
-            )
-            sha = builder.hash if _SHA.fullmatch(str(builder.hash)) else None
-            if revision is not None and sha is not None and sha != revision:
-                raise PoolError(f"{where}: the cache holds revision {sha}, not {revision}; go online once to fetch it")
-            available = list(builder.config.data_files or builder.info.splits or [])
-            _check_split(split, available, where)
-            if isinstance(builder, (Csv, Json)) and (files := _plain_files(builder, split)):
-                delimiter = builder.config.sep if isinstance(builder, Csv) and builder.config.sep != "," else None
-                source = _arrow_source(files, text_columns, delimiter)
-                return Source(_with_class_names(source.dataset, builder.info.features), source.key, sha or revision)
-            builder.download_and_prepare()
-            dataset = builder.as_dataset(split=split)
+        yield
     except PoolError:
         raise
     except Exception as error:
-        message = _first_line(error)
-        if "BuilderConfig" in message and "not found" in message:
-            message += "; give one of these as `name`"
-        elif "OfflineModeIsEnabled" in message:
-            message = "offline, and nothing of it is in the cache; go online once to fetch it"
+        message = first_line(error)
+        if found := re.search(r"BuilderConfig '?(.*?)'? not found\. Available: \[(.*)\]", message):
+            names = [name.strip(" '\"") for name in found[2].split(",")]
+            message = (
+                f"no configuration {found[1]!r}{closest(found[1], names)}; it has {', '.join(map(repr, names))}: give "
+                "one of these as `name`"
+            )
         elif "Config name is missing" in message:
             message = " ".join(str(error).split())[:400]
         raise PoolError(f"{where}: {message}") from error
-    return Source(dataset, dataset._fingerprint, sha or revision)
 
 
-def _cached_builder(path: str, name: str | None, revision: str | None) -> Any:
-    """Offline, load_dataset opens whichever revision was cached last; this opens the one that is asked for."""
-    import huggingface_hub
-    from datasets.packaged_modules.cache.cache import Cache
+def prepared(builder: Any, split: str) -> Source:
+    """Rows as datasets reads them, in its cache."""
+    builder.download_and_prepare()
+    dataset = builder.as_dataset(split=split)
+    return Source(dataset, dataset._fingerprint)
 
-    if revision is None or not huggingface_hub.constants.HF_HUB_OFFLINE:
+
+def is_csv_or_json(builder: Any) -> bool:
+    """Whether datasets would read these files with a reader that we do not trust with texts; see pool_files.py."""
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.json.json import Json
+
+    return isinstance(builder, Csv | Json)
+
+
+def plain_files(builder: Any, split: str) -> list[str] | None:
+    """The CSV or JSON lines files of a split, not yet downloaded; None where datasets must read them itself."""
+    part = part_of(split)
+    if not is_csv_or_json(builder) or part is None or part.split not in (builder.config.data_files or {}):
         return None
-    builder = Cache(dataset_name=path.split("/")[-1], config_name=name or "default", hash=revision, repo_id=path)
-    return builder if Path(builder.cache_dir).is_dir() else None
+    ours = ("name", "version", "data_dir", "data_files", "description", "sep", "delimiter", "features")
+    defaults = type(builder.config)(name=builder.config.name)
+    if any(
+        getattr(builder.config, field) != getattr(defaults, field)
+        for field in builder.config.__dataclass_fields__
+        if field not in ours
+    ):
+        return None
+    return list(builder.config.data_files[part.split])
 
 
-def _plain_files(builder: Any, split: str) -> list[Path]:
-    """The CSV or JSON lines files of a split on this machine; none where datasets must read them itself."""
+def local_files(found: Sequence[str]) -> list[Path] | None:
+    """Download what is not on this machine yet; None where a file holds one JSON array, which datasets must read."""
     import datasets
 
-    if split not in (builder.config.data_files or {}):
-        return []
-    defaults = type(builder.config)(name=builder.config.name)
-    special = [
-        field
-        for field in builder.config.__dataclass_fields__
-        if field not in ("name", "version", "data_dir", "data_files", "description", "sep", "delimiter", "features")
-        and getattr(builder.config, field) != getattr(defaults, field)
-    ]
-    if special:
-        return []
-    found = datasets.DownloadManager().download(list(builder.config.data_files[split]))
-    files = [Path(file) for file in found]
-    for file in files:
-        with file.open("rb") as opened:
-            if opened.read(64).lstrip()[:1] == b"[":
-                return []
-    return files
+    files = [Path(file) for file in datasets.DownloadManager().download(list(found))]
+    return None if any(map(is_json_array, files)) else files
 
 
-def _with_class_names(dataset: Dataset, features: Any) -> Dataset:
+def is_json_array(path: Path) -> bool:
+    """Whether a file starts like one JSON array, which is not JSON lines."""
+    with path.open("rb") as opened:
+        return opened.read(64).lstrip()[:1] == b"["
+
+
+def delimiter_of(builder: Any) -> str | None:
+    """What a CSV dataset's card declares; None: what the file names say."""
+    separator = getattr(builder.config, "sep", ",")
+    return separator if separator != "," else None
+
+
+def class_names_of(builder: Any) -> dict[str, list[str]]:
+    """The class names that a dataset's card declares, by column."""
+    from datasets import ClassLabel
+
+    features = builder.info.features or {}
+    return {name: list(feature.names) for name, feature in features.items() if isinstance(feature, ClassLabel)}
+
+
+def with_class_names(source: Source, builder: Any) -> Source:
     """Give integer columns the class names that the dataset's card declares."""
+    name_classes(source.dataset, class_names_of(builder))
+    return source
+
+
+def name_classes(dataset: Dataset, class_names: dict[str, list[str]]) -> None:
+    """Describe integer columns as classes. Both are int64 in storage, so only the description changes."""
     from datasets import ClassLabel, Value
 
-    declared = {
-        name: feature
-        for name, feature in (features or {}).items()
-        if isinstance(feature, ClassLabel) and dataset.features.get(name) == Value("int64")
-    }
-    # Both are int64 in storage, so only the description changes.
-    for name, feature in declared.items():
-        dataset.info.features[name] = feature
-    return dataset
+    for name, names in class_names.items():
+        if dataset.features.get(name) == Value("int64"):
+            dataset.info.features[name] = ClassLabel(names=names)
 
 
-def _resolve(path: str, revision: str | None) -> str | None:
-    """The commit sha that a branch or tag names now; None when offline (the cache then decides)."""
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        if revision is not None and not _SHA.fullmatch(revision):
-            raise PoolError(
-                f"{path}: offline, so revision {revision!r} cannot be resolved; give the 40-digit commit sha"
-            )
-        return revision
-    try:
-        return str(huggingface_hub.HfApi().dataset_info(path, revision=revision, timeout=_HUB_TIMEOUT_S).sha)
-    except RevisionNotFoundError:
-        raise PoolError(
-            f"{path}: no revision {revision!r} on the Hub; expected a branch, a tag or a commit sha"
-        ) from None
-    except GatedRepoError:
-        raise PoolError(f"{path}: access to this dataset must be asked for on its page on the Hub") from None
-    except RepositoryNotFoundError:
-        raise PoolError(
-            f"{path}: no such dataset on the Hub, no such folder here ({Path.cwd()}); for a private dataset log in "
-            "with `hf auth login`"
-        ) from None
-    except OfflineModeIsEnabled:
-        return revision
-    except HfHubHTTPError as error:
-        raise PoolError(f"{path}: the Hub refused ({_first_line(error)})") from None
-    except Exception as error:
-        raise PoolError(
-            f"{path}: no such folder here, and the Hub cannot be reached ({_first_line(error)}); check the network, "
-            "or set HF_HUB_OFFLINE=1 to use what is in the cache"
-        ) from None
+def is_hub_id(path: str) -> bool:
+    """Whether `path` can only mean a dataset of the Hub."""
+    if path.startswith(PREFIX) or _file_suffix(path) is not None or Path(path).expanduser().exists():
+        return False
+    return _HUB_ID.fullmatch(path) is not None and ".." not in path
 
 
-def open_source(
-    path: str, name: str | None, *, split: str, revision: str | None, text_columns: Sequence[str]
-) -> Source:
-    """Open what `path` means: built-in, file, folder, else Hub id.
+def open_local(path: str, name: str | None, *, split: str, revision: str | None, text_columns: Sequence[str]) -> Source:
+    """Open a built-in pool, a file or a folder.
 
     Raises:
-        PoolError: nothing there, no such split or configuration, a broken row, no network.
+        PoolError: nothing there, no such split or configuration, a broken row.
     """
     from datasets import Dataset
 
@@ -272,24 +299,21 @@ def open_source(
         if revision is not None or name is not None:
             raise PoolError(f"{path}: built-in pools have no name and no revision; leave them out")
         splits = build_builtin(path)
-        _check_split(split, list(splits), path)
-        file = splits[split]
-        return Source(Dataset.from_file(str(file)), fingerprint_json(_stamp([file])), None)
-    suffix = _file_suffix(path)
-    local = Path(path).expanduser()
-    if suffix is not None or local.exists():
-        if revision is not None:
-            raise PoolError(f"{path}: revision {revision!r} is for Hub datasets; this is on your disk: leave it out")
-        if local.is_dir():
-            folder = local.resolve()
-            with _quiet():
-                saved = _saved_to_disk(folder, split)
-            return saved or _open_builder(str(folder), name, split, None, text_columns, path)
-        if suffix is None:
-            raise PoolError(f"{path}: unknown kind of file; expected one of {', '.join(_FILE_SUFFIXES)}, or a folder")
-        if name is not None:
-            raise PoolError(f"{path}: a single file has no configuration {name!r}; leave `name` out")
-        return _open_file(local, suffix, split, text_columns)
-    if not _HUB_ID.fullmatch(path) or ".." in path:
+        part = _local_part(split, list(splits), path)
+        file = splits[part.split]
+        return part.cut(Source(Dataset.from_file(str(file)), fingerprint_json(_stamp([file]))), path)
+    suffix, local = _file_suffix(path), Path(path).expanduser()
+    if suffix is None and not local.exists():
         raise PoolError(f"{path}: no such file or folder (looked for {local.absolute()})")
-    return _open_builder(path, name, split, _resolve(path, revision), text_columns, path)
+    if revision is not None:
+        raise PoolError(f"{path}: revision {revision!r} is for Hub datasets; this is on your disk: leave it out")
+    if local.is_dir():
+        folder = local.resolve()
+        with quiet_libraries():
+            saved = _saved_to_disk(folder, split)
+        return saved or _open_folder(folder, name, split, text_columns, path)
+    if suffix is None:
+        raise PoolError(f"{path}: unknown kind of file; expected one of {', '.join(_FILE_SUFFIXES)}, or a folder")
+    if name is not None:
+        raise PoolError(f"{path}: a single file has no configuration {name!r}; leave `name` out")
+    return _open_file(local, suffix, split, text_columns)

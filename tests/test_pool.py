@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,6 +40,7 @@ NASTY = [
 def _private_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("SVP_CACHE", str(tmp_path / "svp-cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
 
 
 def _csv(path: Path, rows, header=("text", "label")) -> Path:
@@ -98,6 +100,32 @@ def test_jsonl_texts_stay_what_was_written(tmp_path):
     pool = PoolRef(str(_jsonl(tmp_path / "nasty.jsonl", [{"text": text} for text in [*NASTY, None, ""]]))).open()
     assert _texts(pool) == [*NASTY, "", ""]
     assert pool.check.first_blank == (len(NASTY), len(NASTY) + 1)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "folder"])
+def test_rows_of_a_split_are_those_rows(tmp_path, name):
+    rows = [(f"text {row}", row % 2) for row in range(5)]
+    path = tmp_path / name
+    if name == "a.csv":
+        _csv(path, rows)
+    elif name == "a.parquet":
+        _parquet(path, text=[text for text, _ in rows])
+    else:
+        path.mkdir()
+        _csv(path / "train.csv", rows)
+    whole = PoolRef(str(path)).open()
+    for split, start, stop in [("train[1:3]", 1, 3), ("train[:2]", 0, 2), ("train[4:]", 4, 5), ("train[:99]", 0, 5)]:
+        pool = PoolRef(str(path), split=split).open()
+        assert _texts(pool) == [text for text, _ in rows[start:stop]]
+        assert pool.ids(np.arange(stop - start)) == whole.ids(np.arange(start, stop))
+    assert "no row" in _refused(PoolRef(str(path), split="train[5:]"))
+    assert "no split 'tran'" in _refused(PoolRef(str(path), split="tran[:2]"))
+
+
+def test_a_single_file_has_no_percents(tmp_path):
+    assert "'train[:10%]' is not read here" in _refused(
+        PoolRef(str(_csv(tmp_path / "a.csv", [("a", 1)])), split="train[:10%]")
+    )
 
 
 def test_a_line_separator_in_a_jsonl_text_is_no_line_end(tmp_path):
@@ -550,22 +578,19 @@ def test_options_that_do_not_apply_are_refused(tmp_path):
 
 
 def test_without_a_hub_the_error_is_quick_and_says_what_to_do(monkeypatch):
-    import huggingface_hub
-
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     start = time.monotonic()
     _refused(PoolRef("nobody/nothing"))
-    assert "cannot be resolved" in _refused(PoolRef("nobody/nothing", revision="main"))
+    assert "does not know revision 'main'" in _refused(PoolRef("nobody/nothing", revision="main"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", _no_network)
     assert "the Hub cannot be reached" in _refused(PoolRef("nobody/nothing"))
     assert time.monotonic() - start < 5
 
 
 def test_offline_the_revision_that_is_asked_for_is_opened_from_the_cache(tmp_path, monkeypatch):
-    import huggingface_hub
-
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     shas = ["a" * 40, "b" * 40]
@@ -586,13 +611,12 @@ def test_offline_the_revision_that_is_asked_for_is_opened_from_the_cache(tmp_pat
     for sha in shas:
         pool = PoolRef("alice/toy", revision=sha).open()
         assert (_texts(pool), pool.ref.revision) == ([f"text of {sha}"], sha)
-    assert PoolRef("alice/toy").open().ref.revision in shas
-    assert "not " + "c" * 40 in _refused(PoolRef("alice/toy", revision="c" * 40))
-    assert "nothing of it is in the cache" in _refused(PoolRef("alice/other"))
+    assert "does not know revision 'main'" in _refused(PoolRef("alice/toy"))
+    assert f"{'c' * 40} is not in the cache" in _refused(PoolRef("alice/toy", revision="c" * 40))
 
 
 def _no_network(*_, **__):
-    raise OSError("Connection refused")
+    raise ConnectionError("Connection refused")
 
 
 # ---- labels
