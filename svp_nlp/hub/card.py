@@ -34,6 +34,8 @@ from svp_nlp.hub.readme import write_readme
 from svp_nlp.report_format import count, learner_name
 
 if TYPE_CHECKING:
+    from huggingface_hub import CardData
+
     from svp_nlp.hub.push import CardContext
 
 _SIDE_BY_SIDE = 4  # configurations in one table of classes
@@ -63,7 +65,8 @@ def selection_card(context: CardContext) -> str:
         pictures=[Markdown(quote(path)) for path in context.pictures],
         results=results_of(configs),
         classes=classes_of({context.config: entry} if len(configs) > _SIDE_BY_SIDE else configs),
-        any_index_only=any(e["index_only"] for e in configs.values()),
+        without_texts=enumeration([name for name, e in configs.items() if e["index_only"]]),
+        grown=any(e["rows"] > e["selection"]["rows"] for e in configs.values()),
         labelled=entry.get("label_column") is not None,
         labelled_rows=f"{count(entry['rows'])} labelled rows"
         if entry.get("label_column")
@@ -132,6 +135,11 @@ def _chosen(strategy: str | None) -> Markdown:
 def _readme(context: CardContext, fields: Facts, body: str) -> str:
     # By way of JSON: equal lists that are one object would become YAML anchors.
     return write_readme(context.readme, fields=json.loads(json.dumps(fields)), body=body, where=context.repo_id)
+
+
+def _plain(data: CardData) -> dict[str, Any]:
+    fields: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
+    return fields
 
 
 def _shared(context: CardContext) -> dict[str, Any]:
@@ -211,7 +219,7 @@ def _dataset_fields(context: CardContext, *, tags: Sequence[str]) -> dict[str, A
             {"config_name": name, **e["dataset_info"]} for name, e in configs.items() if e.get("dataset_info")
         ],
     )
-    return dict(data.to_dict())
+    return _plain(data)
 
 
 def _folder(name: str, entry: Facts) -> str:
@@ -252,7 +260,7 @@ def _model_fields(context: CardContext) -> dict[str, Any]:
         model_name=context.repo_id.split("/")[-1] if results else None,
         eval_results=results or None,
     )
-    return dict(data.to_dict())
+    return _plain(data)
 
 
 def _base_model(spec: Facts) -> str | None:

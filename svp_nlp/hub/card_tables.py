@@ -51,7 +51,9 @@ def how_chosen(entry: Facts) -> Markdown:
     """In words for somebody who has not heard of active learning how the rows were picked."""
     lineage, picked = entry["lineage"], int(entry["selection"]["rows"])
     strategy, before = str(lineage["strategy"]), int(entry["rows"]) - picked
-    pool_rows = count((lineage.get("scoring") or {}).get("rows") or lineage["pool"]["rows"])
+    pool_rows = lineage["pool"]["rows"]
+    scored = (lineage.get("scoring") or {}).get("rows") or pool_rows
+    looked_at = f"all {count(scored)}" if scored == pool_rows else f"{count(scored)} of the {count(pool_rows)}"
     proxy = proxy_name(lineage.get("proxy"))
     if proxy is None:
         if strategy == "random":
@@ -60,8 +62,8 @@ def how_chosen(entry: Facts) -> Markdown:
     learned = f"the {count(before)} rows that had a label by then" if before > 0 else "rows that had a label"
     wanted = escape(_PICKED.get(strategy, "that scored highest"))
     return Markdown(
-        f"A small, quick model, the *proxy* ({escape(proxy)}), learned from {learned} and then looked at all "
-        f"{pool_rows} rows of the pool. The {count(picked)} rows {wanted} were picked (strategy {code(strategy)}, "
+        f"A small, quick model, the *proxy* ({escape(proxy)}), learned from {learned} and then looked at "
+        f"{looked_at} rows of the pool. The {count(picked)} rows {wanted} were picked (strategy {code(strategy)}, "
         f"round {int(lineage['round'])})."
     )
 
@@ -118,7 +120,7 @@ def _errors(points: Sequence[Facts]) -> Markdown:
         {(point["labeled_size"], point["labeled_percent"]) for point in points}, key=lambda size: float(size[0])
     )
     by_place = {(p["selector"], p["strategy"], p["labeled_size"]): p for p in points}
-    header = ["labelled rows", "% of pool"]
+    header: list[Any] = ["labelled rows", "% of pool"]
     for selector, strategy in series:
         name = _SELECTORS.get(selector, selector)
         header.append(name if selector == strategy or not strategy else f"{name}, {strategy}")
@@ -164,15 +166,19 @@ def classes_of(configs: Mapping[str, Facts]) -> Facts | None:
 
 
 def versions_of(context: CardContext, kind: str) -> Facts:
+    """The table of versions, newest first, and how many older ones there are."""
     newest_first = list(reversed(context.document["versions"]))
+    several = len({version["config"] for version in newest_first}) > 1
     rows = []
     for version in newest_first[:_SHOWN_VERSIONS]:
         name, sha = str(version["version"]), version.get("commit")
         commit = link(str(sha)[:7], address(kind, context.repo_id, "commit", str(sha))) if sha else DASH
         tagged = link(name, address(kind, context.repo_id, "tree", name))
-        rows.append([tagged, str(version["created"])[:10], code(version["config"]), version["title"], commit])
+        which = [code(version["config"])] if several else []
+        rows.append([tagged, str(version["created"])[:10], *which, version["title"], commit])
+    header = ["version", "date", *(["configuration"] if several else []), "what is new", "commit"]
     return {
-        "table": table(["version", "date", "configuration", "what is new", "commit"], rows, "lllll"),
+        "table": table(header, rows, "l" * len(header)),
         "more": max(len(newest_first) - _SHOWN_VERSIONS, 0),
         "commits": address(kind, context.repo_id, "commits", "main"),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -71,9 +72,7 @@ def table(header: Sequence[Any], rows: Sequence[Sequence[Any]], align: str) -> M
         align: one letter per column: l or r.
     """
     lines = [header, [{"l": "---", "r": "---:"}[letter] for letter in align], *rows]
-    return Markdown(
-        "\n".join("| " + " | ".join(escape(cell) if cell != "" else "" for cell in line) + " |" for line in lines)
-    )
+    return Markdown("\n".join("| " + " | ".join(map(escape, line)) + " |" for line in lines))
 
 
 def render(template: str, **values: Any) -> str:
@@ -91,7 +90,8 @@ def render(template: str, **values: Any) -> str:
     environment.filters |= {
         "code": code,
         "count": lambda value: Markdown(count(value)),
-        "quoted": lambda value: Markdown(json.dumps(clean(value), ensure_ascii=False)),
+        "quoted": lambda value: Markdown(json.dumps(clean(value))),
+        "shell": lambda value: Markdown(shlex.quote(one_line(value))),
         "html": lambda value: Markdown(html.escape(one_line(value))),
     }
     return re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(**values)).strip()

@@ -11,12 +11,15 @@ import pytest
 import yaml
 from datasets import ClassLabel, DatasetInfo, Features, SplitDict, SplitInfo, Value, load_dataset
 from huggingface_hub import DatasetCard, HfApi, ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from localhub.cards import validate_card
 from markdown_it import MarkdownIt
 
 from svp_nlp.errors import HubRefused
 from svp_nlp.hub.card import model_card, selection_card, signals_card, size_category
 from svp_nlp.hub.push import CardContext
+from svp_nlp.hub.readme import write_readme
 
 BEGIN, END = "<!-- svp_nlp: begin", "<!-- svp_nlp: end -->"
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -273,6 +276,29 @@ def test_without_our_marks_our_part_is_appended_once_and_nothing_is_lost(make, c
         assert again(make, context, repaired) == repaired
 
 
+MARKS = [f"{BEGIN} -->", END, f"see `{BEGIN} -->`", "-->"]
+PIECES = st.sampled_from(["\n", "\r\n", "---", "# Title", "text", " ", "a: b", "| x |", "```", "\ufeff", *MARKS])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(PIECES, max_size=12).map("".join), st.lists(PIECES, max_size=6).map("".join))
+def test_whatever_stands_around_our_part_a_second_push_changes_nothing(before, after):
+    def written(readme):
+        return write_readme(readme, fields={"license": "mit", "tags": ["svp_nlp"]}, body="# Ours", where="a/b")
+
+    try:
+        first = written(before)
+    except HubRefused:
+        return
+    assert written(first) == first
+    assert first.count("# Ours") == 1
+    assert DatasetCard(first).data.license == "mit"
+    assert written(first + "\n" + after).count("# Ours") == 1
+    if not {BEGIN, END, "---"} & {piece for piece in (BEGIN, END, "---") if piece in before + after}:
+        assert before.removeprefix("\ufeff") in first
+        assert written(first + after) == first + after
+
+
 def test_a_copy_of_our_part_is_not_kept_beside_it():
     card = selection_card(context_of())
     ours = card[card.index(BEGIN) : card.index(END) + len(END)]
@@ -435,9 +461,23 @@ def test_errors_stand_beside_each_other_with_their_spread():
 
 def test_index_only_says_that_texts_are_missing_and_how_to_join_them():
     card = selection_card(context_of({"default": selection_entry(index_only=True)}))
-    assert "**The texts are not in this dataset**" in card
-    assert f'load_dataset("fancyzhx/ag_news", revision="{SHA}", split="train")' in card
+    assert "**The texts are not in this dataset**" in card and "`svp_label`" in card
+    code = card.partition("pool = ")[2].partition("```")[0]
+    assert '"fancyzhx/ag_news"' in code and SHA in code and 'pool.select(selected["svp_position"])' in code
     assert "The texts are not" not in selection_card(context_of())
+    both = {"full": selection_entry(config="full"), "short": selection_entry(config="short", index_only=True)}
+    assert "**The texts are not in `short`**" in selection_card(context_of(both))
+
+
+def test_the_way_rows_were_chosen_is_told_in_words_that_fit():
+    told = html_of(selection_card(context_of()))
+    assert "learned from the 239 rows that had a label by then and then looked at all 120,000 rows" in told
+    core_set = selection_entry(rows=358, lineage=LINEAGE | {"strategy": "its_own", "scoring": {"rows": 90_000}})
+    told = html_of(selection_card(context_of({"default": core_set})))
+    assert "90,000 of the 120,000 rows of the pool. The 358 rows that scored highest" in told
+    assert "start set" not in told
+    start = selection_entry(lineage=LINEAGE | {"strategy": "random", "proxy": None, "scoring": {}})
+    assert "drawn at random" in html_of(selection_card(context_of({"default": start})))
 
 
 def test_a_pool_that_is_a_file_is_no_source_dataset():
