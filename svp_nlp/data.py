@@ -54,7 +54,7 @@ def pool_ref(spec: PoolSpec, *, revision: str | None = None) -> PoolRef:
         revision=revision or spec.revision,
         columns=spec.text_columns,
         id_column=spec.id_column,
-        streaming=getattr(spec, "streaming", False),
+        streaming=spec.streaming,
     )
 
 

@@ -49,7 +49,7 @@ class PoolRef:
     revision: str | None = None
     columns: tuple[str, ...] = ("text",)  # model inputs; several are joined with a space
     id_column: str | None = None
-    streaming: bool = field(default=False, compare=False)  # how the rows get here, not which they are
+    streaming: bool = field(default=False, compare=False)  # how rows get here, not which they are
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))

@@ -21,10 +21,14 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 from localhub import ALICE, BOB, Fault
+from small_run import outcome, small_recipe
+from toy import write_toy
 
 import svp_nlp.data as data
 from svp_nlp import load_pool
-from svp_nlp.errors import PoolError
+from svp_nlp.errors import Interrupted, PoolError
+from svp_nlp.experiment import run_recipe
+from svp_nlp.files import read_json
 from svp_nlp.pool import Pool, PoolRef, read_labels
 from svp_nlp.recipe import make_recipe
 
@@ -238,6 +242,30 @@ def test_revisions_of_files_on_disk_are_none(tmp_path, hub):
     opened = data.open_data(make_recipe({**RECIPE, "pool": pool, "test": test}))
     assert opened.revisions == {"pool": None, "test": None}
     assert hub.requests == []
+
+
+def test_a_run_goes_on_with_the_commit_that_it_began_with(hub, repo_id, tmp_path, offline):
+    def push_toy(seed: int) -> str:
+        folder = write_toy(tmp_path / f"toy-{seed}", seed=seed)
+        return commit(repo_id, {f"data/{f.name}": f.read_bytes() for f in (folder / "data").iterdir()})
+
+    def run(name: str, stop) -> dict:
+        run_recipe(recipe, tmp_path / name, stop_requested=stop)
+        return outcome(tmp_path / name)
+
+    first = push_toy(0)
+    recipe = small_recipe(repo_id, test=None, target=None)
+    straight = run("straight", lambda: False)
+    asked = iter([False] * 3)
+    with pytest.raises(Interrupted):
+        run("resumed", lambda: next(asked, True))
+    second = push_toy(1)
+    assert run("resumed", lambda: False) == straight
+    assert run("newer", lambda: False) != straight
+    offline()
+    assert run("resumed", lambda: False) == straight
+    assert read_json(tmp_path / "resumed" / "pools" / "step.json")["output"] == {"pool": first}
+    assert read_json(tmp_path / "newer" / "pools" / "step.json")["output"] == {"pool": second}
 
 
 # ---- refused
