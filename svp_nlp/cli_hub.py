@@ -73,7 +73,8 @@ def push(
                 return
             done = push_bundle(bundle, remote, version=version, private=private, create_pr=create_pr, message=message)
         word = "proposed" if done.pull_request else "pushed" if done.new else "nothing new: it is"
-        lines = [f"{word} {done.version} of {done.repo_id}, commit {done.sha}", done.url]
+        card = "; its card was brought up to date" if done.card_updated else ""
+        lines = [f"{word} {done.version} of {done.repo_id}, commit {done.sha}{card}", done.url]
         show({"lines": lines, **vars(done)}, output, quiet=done.sha)
 
 

@@ -96,6 +96,7 @@ class Publisher:
         self._failure = None
         try:
             self.push_left(pool=pool)
+            self._finish_card(pool)
         except SVPError as error:
             number, left = len(self._rounds()), len(self._left())
             return [
@@ -112,6 +113,14 @@ class Publisher:
         """
         return [self._push(*key, pool) for key in self._left()]
 
+    def _finish_card(self, pool: Pool | None) -> None:
+        """Once at the end: the card of the newest version tells errors that were not known when it was pushed."""
+        if self._versions and not self._versions[-1].get("card"):
+            last = self._versions[-1]
+            self._send(last["arm"], last["seed"], last["round"], last["config"], pool)
+            last["card"] = True
+            self.begin()
+
     def _rounds(self) -> list[tuple[str, int, int]]:
         return [key for key in finished_rounds(self._run_dir) if key[0] in self._settings["arms"]]
 
@@ -124,14 +133,15 @@ class Publisher:
     def _push(self, arm: str, seed: int, round: int, pool: Pool | None) -> Pushed:
         parts = [arm] * self._settings["by_arm"] + [f"seed-{seed}"] * self._settings["by_seed"]
         config = "-".join(parts) or DEFAULT_CONFIG
-        with bundle_of(
-            self._run_dir, KIND, arm=arm, seed=seed, round=round, config=config,
-            index_only=self._settings["index_only"], pool=pool,
-        ) as bundle:  # fmt: skip
-            pushed = push_bundle(bundle, self._remote, private=self._settings["private"])
+        pushed = self._send(arm, seed, round, config, pool)
         self._versions.append(
             {"arm": arm, "seed": seed, "round": round, "config": config, "version": pushed.version, "sha": pushed.sha}
         )
         self.begin()
         log.info("  published %s of %s: %s", pushed.version, pushed.repo_id, pushed.url)
         return pushed
+
+    def _send(self, arm: str, seed: int, round: int, config: str, pool: Pool | None) -> Pushed:
+        options: dict[str, Any] = {"arm": arm, "seed": seed, "round": round, "config": config}
+        with bundle_of(self._run_dir, KIND, index_only=self._settings["index_only"], pool=pool, **options) as bundle:
+            return push_bundle(bundle, self._remote, private=self._settings["private"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from svp_nlp.hub.remote import (
     Remote,
     RepoType,
     check_version,
+    first_line,
     is_transient,
     library_version,
     quiet,
@@ -82,6 +83,7 @@ class Pushed:
     url: str  # of the version's page, or of the pull request
     new: bool  # False: the same content was there already
     pull_request: bool = False
+    card_updated: bool = False  # the content was there, but its card told less than is known now
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def push_bundle(
         document = read_document(remote, head, bundle.kind)
         known = lineage.version_of(document, bundle.key, bundle.config)
         if known is not None and version in (None, known["version"]):
-            return _finished(remote, bundle, document, known, head=head, tags=tags, new=tried)
+            done = _finished(remote, bundle, document, known, head=head, tags=tags, new=tried)
+            return done if tried else _with_new_card(done, remote, bundle, document, head=head)
         if create_pr and (proposed := _proposed(remote, bundle)) is not None:
             return proposed
         taken = version in tags or any(v["version"] == version for v in document["versions"])
@@ -189,11 +192,10 @@ def draft_commit(
 ) -> Draft:
     """What would be committed on top of `head` (None: of a new repository)."""
     version = version or lineage.next_version(document, tags)
-    hashes = {path: {"sha256": sha256_file(file), "bytes": file.stat().st_size} for path, file in bundle.files.items()}
     after = lineage.with_version(
         document,
         config=bundle.config,
-        entry={**bundle.entry, "key": bundle.key, "files": hashes},
+        entry=_entry(bundle),
         version=version,
         title=bundle.title,
         tags=tags,
@@ -201,19 +203,57 @@ def draft_commit(
     )
     existing = [] if head is None else remote.files(head)
     readme = remote.read(CARD, head) if head is not None and CARD in existing else None
+    uploads: dict[str, Path | bytes] = {**bundle.files, **bundle.extra, lineage.FILE: lineage.dump(after)}
+    uploads[CARD] = _card(bundle, remote, after, version, readme)
+    ours = _belonging(bundle, document)
+    return Draft(version, head, after, uploads, tuple(f for f in existing if ours(f) and f not in uploads))
+
+
+def _entry(bundle: Bundle) -> dict[str, Any]:
+    hashes = {path: {"sha256": sha256_file(file), "bytes": file.stat().st_size} for path, file in bundle.files.items()}
+    return {**bundle.entry, "key": bundle.key, "files": hashes}
+
+
+def _belonging(bundle: Bundle, document: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Which files of the repository are this configuration's: those that its last version named."""
+    named = set(document["configs"].get(bundle.config, {}).get("files", {}))
+    return lambda file: file in named or (bool(bundle.folder) and file.startswith(f"{bundle.folder}/"))
+
+
+def _card(bundle: Bundle, remote: Remote, document: Mapping[str, Any], version: str, readme: bytes | None) -> bytes:
     context = CardContext(
         repo_id=remote.repo_id,
         version=version,
-        document=after,
+        document=document,
         config=bundle.config,
         readme=None if readme is None else readme.decode(errors="replace"),
         pictures=tuple(bundle.extra),
     )
-    uploads: dict[str, Path | bytes] = {**bundle.files, **bundle.extra}
-    uploads |= {lineage.FILE: lineage.dump(after), CARD: bundle.card(context).encode()}
-    ours = f"{bundle.folder}/" if bundle.folder else None
-    gone = [file for file in existing if ours is not None and file.startswith(ours) and file not in uploads]
-    return Draft(version, head, after, uploads, tuple(gone))
+    return bundle.card(context).encode()
+
+
+def _with_new_card(done: Pushed, remote: Remote, bundle: Bundle, document: Mapping[str, Any], *, head: str) -> Pushed:
+    """Bring the card of the newest version up to date: errors are often known only after the rows were pushed.
+
+    The version itself stays as it is; `main` moves on by one commit. Where somebody else is at it, theirs is the card.
+    """
+    before = document["configs"].get(bundle.config, {})
+    if document["versions"][-1]["version"] != done.version or before.get("key") != bundle.key:
+        return done
+    kept = {name: before[name] for name in ("version", "created", "files", "key")}
+    after = {**document, "configs": {**document["configs"], bundle.config: {**bundle.entry, **kept}}}
+    readme = remote.read(CARD, head)
+    card = _card(bundle, remote, after, done.version, readme)
+    if card == readme:
+        return done
+    uploads: dict[str, Path | bytes] = {**bundle.extra, lineage.FILE: lineage.dump(after), CARD: card}
+    draft = Draft(done.version, head, after, uploads, ())
+    try:
+        _commit(remote, bundle, draft, create_pr=False, message=f"Card of {done.version}")
+    except Exception as error:
+        log.warning("%s: its card could not be brought up to date (%s)", remote.where, first_line(error))
+        return done
+    return replace(done, card_updated=True)
 
 
 def _commit(remote: Remote, bundle: Bundle, draft: Draft, *, create_pr: bool, message: str | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -94,9 +95,7 @@ def test_a_version_that_exists_with_other_content_is_refused_with_its_commit(hub
 
 def test_configurations_lie_side_by_side_and_one_push_changes_one(hub, repo_id, run):
     push(run, repo_id, round=1, config="margin")
-    push(run, repo_id, arm="random", round=1, config="random") if (run / "seed-0/random").exists() else push(
-        run, repo_id, round=2, config="other"
-    )
+    push(run, repo_id, round=2, config="other")
     names = datasets.get_dataset_config_names(repo_id)
     assert len(names) == 2
     assert names[0] == "margin"
@@ -181,14 +180,14 @@ def test_offline_it_is_the_right_version_or_it_is_said_that_it_is_not_there(
 def test_when_the_hub_cannot_be_reached_a_version_comes_from_the_cache_and_main_does_not(
     hub, repo_id, run, short_waits, monkeypatch, caplog
 ):
-    monkeypatch.setattr("svp_nlp.hub.pull._READING", QUICK)
+    monkeypatch.setattr("svp_nlp.hub.pull._READING", Patience(deadline_s=0.2, first_wait_s=0.01))
     push(run, repo_id, round=1)
     load_selected(repo_id, revision="v1")
     load_selected(repo_id)
     hub.die_at(1)
     assert len(load_selected(repo_id, revision="v1")) == 40
     assert "version v1 is taken from the cache" in caplog.text
-    with pytest.raises(HubError, match=r"the Hub did not take it within 5 s"):
+    with pytest.raises(HubError, match=r"the Hub did not take it within 0.2 s"):
         load_selected(repo_id)
 
 
@@ -367,3 +366,22 @@ def test_nothing_of_this_machine_goes_to_the_hub(hub, repo_id, run):
     for secret in (str(run.parent), str(Path.home())):
         assert hub.saw(secret) == []
     assert hub.authorized_elsewhere() == []
+
+
+def test_a_card_that_tells_less_than_is_known_now_is_renewed_without_a_new_version(hub, repo_id, run, tmp_path):
+    first = push(run, repo_id)
+    with bundle_of(run, "selection") as bundle:
+        facts = {"target": "vdcnn", "metric": "error", "rows": [_POINT]}
+        richer = dataclasses.replace(bundle, entry={**bundle.entry, "results": facts})
+        again = push_bundle(richer, Remote(repo_id, "dataset", patience=QUICK))
+        assert (again.new, again.card_updated, again.version, again.sha) == (False, True, "v1", first.sha)
+        assert push_bundle(richer, Remote(repo_id, "dataset", patience=QUICK)).card_updated is False
+    assert len(commits(repo_id)) == 3
+    assert len(load_selected(repo_id)) == len(load_selected(repo_id, revision="v1")) == 80
+    assert push(run, repo_id, round=2).version == "v2"
+
+
+_POINT = {
+    "selector": "proxy", "strategy": "margin", "labeled_size": 80, "labeled_percent": 40.0, "error_mean": 0.25,
+    "error_std": 0.01, "seeds": 3,
+}  # fmt: skip
