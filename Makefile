@@ -5,11 +5,15 @@ BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-ray check bench install clean
+# The npm package with which a test reads what we wrote; any other version is as good.
+JS_CLIENT := @huggingface/hub@2.17.5
+
+.PHONY: help demo test test-ray test-hub-upstream js-client check bench install clean
 
 help:
 	@echo "make demo    the main job on text that is already on this machine, no network, under 4 minutes"
 	@echo "make test    all tests but those with Ray (make test-ray installs and tries it)"
+	@echo "make test-hub-upstream   huggingface_hub's own tests against the local Hub of ours; downloads them"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   list the benchmarks"
 	@echo "make clean   delete caches, runs and .venv"
@@ -28,8 +32,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/svp run recipes/demo/active_fasttext_vdcnn.yaml --run-dir runs/demo
 
-test: install
+test: install js-client
 	$(BIN)/python -m pytest -n 2
+
+# Never fails: the one test that needs it says that it was skipped.
+js-client: install
+	@if test -d $(VENV)/js/node_modules/@huggingface/hub; then :; \
+	elif ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
+		echo "no node and npm here: the test with the npm client will be skipped"; \
+	elif ! npm install --silent --no-audit --no-fund --fetch-retries=1 --prefix $(VENV)/js $(JS_CLIENT) >/dev/null 2>&1; then \
+		echo "npm could not install $(JS_CLIENT): the test with the npm client will be skipped"; \
+	fi
+
+test-hub-upstream: install
+	$(BIN)/python tests/hub/upstream/run.py
 
 test-ray: $(VENV)/.installed-ray
 	$(BIN)/python -m pytest tests/ray
