@@ -7,6 +7,8 @@ import hashlib
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import (
     CommitOperationAdd,
@@ -184,6 +186,17 @@ def test_a_token_at_the_storage_is_noticed(hub):
     get_session().get(f"{hub.endpoint}/api/whoami-v2?token={get_token()}")
     assert hub.authorized_elsewhere() == [f"GET /_storage/{'0' * 64}"]
     assert hub.saw(get_token()) == ["GET /api/whoami-v2 (query)"]
+
+
+def test_what_was_received_can_be_searched_in_compressed_rows(hub, repo_id, tmp_path):
+    texts = [f"row {position}" for position in range(1000)] + ["row 5, a canary-in-a-row"]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "rows.parquet", compression="zstd", use_dictionary=False)
+    assert b"canary-in-a-row" not in (tmp_path / "rows.parquet").read_bytes()
+    HfApi().create_repo(repo_id, repo_type="dataset")
+    HfApi().upload_file(
+        path_or_fileobj=tmp_path / "rows.parquet", path_in_repo="rows.parquet", repo_id=repo_id, repo_type="dataset"
+    )
+    assert [line.split(" ")[-1] for line in hub.saw("canary-in-a-row")] == ["(rows)"]
 
 
 @pytest.mark.parametrize("lead", ["", "a", "ab", "abc"])

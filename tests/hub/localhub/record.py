@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 _MEMORY_BYTES = 1 << 16
 _READ_BYTES = 1 << 20
 _STORED = re.compile(r"/_storage/([0-9a-f]{64})")
@@ -59,7 +62,7 @@ class Record:
         """The requests in whose path, query, headers or body a text occurs: "METHOD /path (where)".
 
         The Authorization header is left out: that is where a token belongs. A text is also found in base64, as commits
-        carry files, and in URL and JSON spelling; not inside compressed columns of a Parquet file or a xorb.
+        carry files, in URL and JSON spelling, and in the rows of Parquet files; not in what came by Xet, compressed.
         """
         needles = spellings(text)
         return [
@@ -79,6 +82,7 @@ class Record:
         if stored and entry["method"] == "PUT" and self._stored(stored[1]).exists():
             with self._stored(stored[1]).open("rb") as file:
                 yield "body", read_chunks(file)
+            yield "rows", read_rows(self._stored(stored[1]))
 
 
 def read_chunks(file: IO[bytes]) -> Iterator[bytes]:
@@ -86,6 +90,20 @@ def read_chunks(file: IO[bytes]) -> Iterator[bytes]:
     while chunk := file.read(_READ_BYTES):
         yield chunk
     file.seek(0, 2)
+
+
+def read_rows(path: Path) -> Iterator[bytes]:
+    """The rows of a Parquet file without its compression; nothing for any other file."""
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid:
+        return
+    with file:
+        for batch in file.iter_batches():
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as stream:
+                stream.write_batch(batch)
+            yield sink.getvalue().to_pybytes()
 
 
 def occurs(needles: set[bytes], chunks: Iterable[bytes]) -> bool:
