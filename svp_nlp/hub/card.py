@@ -95,10 +95,18 @@ def signals_card(context: CardContext) -> str:
         **_shared(context),
         overview=overview(context.document["configs"]),
         signals=table(["signal", "what it is", "shape and type"], rows, "lll"),
-        class_names=enumeration(entry.get("class_names") or []),
+        strategy=_example(entry["signals"]),
+        budget=min(1000, int(entry.get("available") or entry["rows"])),
+        class_names=enumeration(entry.get("class_names") or []) if "probs" in entry["signals"] else None,
         proxy_name=proxy_name(entry["lineage"].get("proxy")),
     )
     return _readme(context, _dataset_fields(context, tags=(*_TAGS, "signals")), body)
+
+
+def _example(signals: Facts) -> str:
+    """A strategy that these signals are enough for."""
+    scores = [name for name, signal in signals.items() if len(signal["shape"]) == 1]
+    return scores[0] if scores else "margin" if "probs" in signals else "random"
 
 
 def model_card(context: CardContext) -> str:

@@ -226,9 +226,8 @@ def _hash(value: Any) -> Markdown | None:
 
 
 def shape_of(signal: Facts) -> str:
-    return " × ".join(
-        [*(count(size) for size in signal.get("shape") or []), str(signal.get("dtype") or "")]
-    ).removesuffix(" × ")
+    shape = " × ".join(count(size) for size in signal["shape"])
+    return f"{shape}, {signal['dtype']}" if signal.get("dtype") else shape
 
 
 def percent(value: Any) -> str:
