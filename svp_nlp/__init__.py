@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from svp_nlp.experiment import run_recipe
     from svp_nlp.hub.load import load_selected
     from svp_nlp.hub.models import load_predictor
+    from svp_nlp.hub.shared_signals import load_signals
     from svp_nlp.labels import LabelSet
     from svp_nlp.loop import active_learning, core_set, train_target
     from svp_nlp.models import make_learner
@@ -37,6 +38,7 @@ _MODULES = {
     "train_target": "loop",
     "load_predictor": "hub.models",
     "load_selected": "hub.load",
+    "load_signals": "hub.shared_signals",
     "make_learner": "models",
     "Pool": "pool",
     "PoolRef": "pool",
@@ -60,6 +62,7 @@ __all__ = [
     "load_predictor",
     "load_recipe",
     "load_selected",
+    "load_signals",
     "load_test",
     "make_learner",
     "open_workspace",

@@ -131,7 +131,9 @@ def run(
         if output is Format.human:
             _print_table(summary)
         shown = {"report": result["report_html"], "selected": result["selected"]}
-        human = [f"{name:<9} {path}" for name, path in shown.items() if path]
+        if published := result["published"]:
+            shown["published"] = f"{', '.join(published['versions']) or 'nothing'} of {published['url']}"
+        human = [f"{name:<10}{path}" for name, path in shown.items() if path]
         show(result, output, quiet=result["selected"] or result["run_dir"], human=["", *human])
 
 

@@ -74,7 +74,8 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         run_dir: created; on a directory that an earlier call with the same recipe left, goes on there.
         stop_requested: asked between batches and steps; when true, Interrupted is raised with all finished work kept.
     Returns:
-        paths (`run_dir, report_html, report_json, report_md, selected`) and `report`, the summary for the console.
+        paths (`run_dir, report_html, report_json, report_md, selected`), `published` (what is on the Hub, where the
+        recipe says so) and `report`, the summary for the console.
     Raises:
         SVPError: see `exit_code` of what is raised.
     """
@@ -120,6 +121,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         **{f"report_{kind}": path for kind, path in paths.items()},
         "selected": str(selected[0]),
         "all_selected": [str(path) for path in selected],
+        "published": None if prepared.publisher is None else prepared.publisher.summary,
         "report": summarize([results]) if run.ranks.is_main else None,
     }
 

@@ -19,7 +19,8 @@ def first_line(error: BaseException) -> str:
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
-    lines = str(root).strip().splitlines() or [""]
+    said = getattr(error, "server_message", None) or str(root)
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no message"]
     return scrub(f"{type(root).__name__}: {re.sub(r'[?][^ ]+', '', lines[0])[:300]}")
 
 
@@ -67,7 +68,7 @@ def why(error: BaseException, repo_id: str, *, revision: str | None = None, repo
     if isinstance(found, hub.RevisionNotFoundError):
         return f"no revision {revision!r} on the Hub{_revisions(repo_id, revision, repo_type)}"
     if isinstance(found, hub.RepositoryNotFoundError):
-        if other := _other_type(repo_id, repo_type):
+        if other := other_type(repo_id, repo_type):
             return f"this is a {other} on the Hub, not a {repo_type}; expected the id of a {repo_type}"
         readable = "" if token is None else " that your token may read"
         log_in = "; for a private one log in with `hf auth login` or set HF_TOKEN" if token is None else ""
@@ -130,7 +131,8 @@ def _revisions(repo_id: str, revision: str | None, repo_type: str) -> str:
     return "; expected a branch, a tag or a commit sha"
 
 
-def _other_type(repo_id: str, repo_type: str) -> str | None:
+def other_type(repo_id: str, repo_type: str) -> str | None:
+    """`model`, `dataset` or `space`, where a repository of this name is of that type and not of `repo_type`."""
     import huggingface_hub
 
     with contextlib.suppress(Exception):

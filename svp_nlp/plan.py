@@ -67,6 +67,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         f"arms    {', '.join(arm.name for arm in arms)}; seeds {', '.join(map(str, recipe.seeds))}",
         f"labels  {f'{initial:,} at the start, then ' if initial else ''}{', '.join(f'{s:,}' for s in sizes)} "
         f"({100 * sizes[-1] / available:.3g} % of what can be picked)",
+        *_publishing(recipe, len(sizes)),
         *(f"note    {warning}" for warning in data.warnings),
         "",
         *(line for role in probes for line in _lines(role, work[role], probes[role], steps=steps[role])),
@@ -100,6 +101,13 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         },
         "estimate": {**estimate, "seconds": seconds},
     }
+
+
+def _publishing(recipe: Recipe, rounds: int) -> list[str]:
+    if recipe.publish is None:
+        return []
+    versions = rounds * len(recipe.strategies) * len(recipe.seeds)
+    return [f"publish {versions:,} versions of {recipe.publish.repo_id}, one for each round, strategy and seed"]
 
 
 def _count(recipe: Recipe, data: Data, *, sizes: list[int], initial: int, target_sizes: list[int]) -> dict[str, Work]:

@@ -53,6 +53,12 @@ class Publisher:
             )
         return cls(run_dir, read_json(run_dir / PUBLISHED_FILE)["settings"], patience=Patience())
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """`repo_id`, `url`, and the `versions` that are on the Hub."""
+        versions = [version["version"] for version in self._versions]
+        return {"repo_id": self._remote.repo_id, "url": self._remote.url, "versions": versions}
+
     def check(self) -> None:
         """See before any work that pushing can succeed; a Hub that cannot be reached is only said.
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from svp_nlp.errors import HubError, HubRefused, RemoteConflict, SVPError, scrub
+from svp_nlp.errors import HubError, HubRefused, RemoteConflict, SVPError
+from svp_nlp.hub_errors import first_line, other_type
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,13 +63,6 @@ class Attempts:
             ) from error
         log.debug("%s: %s; trying again in %.1f s", self._where, first_line(error), wait_s)
         time.sleep(wait_s)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of the client says, in one line without tokens."""
-    said = getattr(error, "server_message", None) or str(error)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return scrub(f"{type(error).__name__}: {(lines or ['no message'])[0][:300]}")
 
 
 def status_of(error: BaseException) -> int | None:
@@ -355,10 +349,9 @@ class Remote:
         return HubError(f"{self.where}: {first_line(error)}")
 
     def _missing(self) -> str:
-        other = "model" if self.repo_type == "dataset" else "dataset"
-        with contextlib.suppress(Exception):
-            if self.api.repo_exists(self.repo_id, repo_type=other):
-                return f"there is a {other} of this name, no {self.repo_type}; name another repository"
+        other = other_type(self.repo_id, self.repo_type)
+        if other is not None:
+            return f"this is a {other} on the Hub, not a {self.repo_type}; name another repository"
         return f"there is none on {self.api.endpoint}, or it is private; check the name, or {_LOGIN}"
 
 
