@@ -5,6 +5,7 @@ Shape legend: N pool rows, K picked, B rows of a block, C classes, D width of th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -19,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from svp_nlp.arrays import BoolN, FloatK, UIntN, fingerprint_json
-from svp_nlp.cache import cached_directory
+from svp_nlp.cache import cache_root, cached_directory
 from svp_nlp.content import HASH_BYTES, hash_strings, keys_of
-from svp_nlp.errors import LineageError, PoolError
+from svp_nlp.errors import HubRefused, LineageError, PoolError
 from svp_nlp.hub.pull import Version, fetch
 from svp_nlp.pool import Pool, PoolRef
 from svp_nlp.selection import Lineage, Selection
@@ -175,7 +176,13 @@ def load_signals(
     names = list(entry["signals"])
     # Files of a commit never change, and wide signals are larger than memory: they are laid out once and mapped.
     key = fingerprint_json(["signals-1", version.sha, version.config, entry["files"]])
-    directory = cached_directory("signals", key, lambda path: _lay_out(path, version))
+    try:
+        directory = cached_directory("signals", key, lambda path: _lay_out(path, version))
+    except OSError as error:
+        raise HubRefused(
+            f"{version.where}: its signals cannot be written to {cache_root()} ({error.strerror or error}); free some "
+            "space, or set SVP_CACHE to another directory"
+        ) from None
     table = pa.concat_tables([pq.read_table(file, columns=["svp_id", "svp_available"]) for file in version.files])
     signals = Signals(
         arrays={name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names},
@@ -192,23 +199,24 @@ def load_signals(
 
 
 def _lay_out(directory: Path, version: Version) -> None:
-    """One .npy [N, ...] for each signal."""
+    """One .npy [N, ...] for each signal, written row after row: a full disk is then an error, and no signal SIGBUS."""
     shapes = {name: tuple(signal["shape"]) for name, signal in version.entry["signals"].items()}
-    arrays = {
-        name: np.lib.format.open_memmap(directory / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
-        for name, shape in shapes.items()
-    }
     start = 0
-    for file in version.files:
-        for batch in pq.ParquetFile(file).iter_batches(_ROWS_PER_BLOCK):
-            stop = start + len(batch)
-            if not np.array_equal(batch["svp_position"].to_numpy(), np.arange(start, stop)):
-                raise LineageError(f"{version.where}: {file.name} does not hold the rows from {start:,} on in order")
-            for name, array in arrays.items():
-                column = batch[name] if array.ndim == 1 else batch[name].flatten()
-                array[start:stop] = column.to_numpy(zero_copy_only=False).reshape(-1, *array.shape[1:])
-            start = stop
+    with contextlib.ExitStack() as stack:
+        opened = {name: stack.enter_context((directory / f"{name}.npy").open("wb")) for name in shapes}
+        for name, shape in shapes.items():
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(opened[name], header)
+        for file in version.files:
+            for batch in pq.ParquetFile(file).iter_batches(_ROWS_PER_BLOCK):
+                stop = start + len(batch)
+                if not np.array_equal(batch["svp_position"].to_numpy(), np.arange(start, stop)):
+                    raise LineageError(
+                        f"{version.where}: {file.name} does not hold the rows from {start:,} on in order"
+                    )
+                for name, shape in shapes.items():
+                    values = batch[name] if len(shape) == 1 else batch[name].flatten()
+                    opened[name].write(values.to_numpy(zero_copy_only=False).astype("<f4", copy=False).data)
+                start = stop
     if start != version.entry["rows"]:
         raise LineageError(f"{version.where}: it has {start:,} rows, its lineage says {version.entry['rows']:,}")
-    for array in arrays.values():
-        array.flush()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from toy import write_toy
+from toy import CLASS_NAMES, toy_rows, write_toy
 
 from svp_nlp import load_pool, open_workspace
 from svp_nlp.errors import BudgetError, HubRefused, LineageError, RunError, SignalError
@@ -145,6 +146,22 @@ def test_another_pool_is_refused_by_its_first_row_that_differs(hub, repo_id, run
         load_signals(repo_id).open_pool()
 
 
+def test_a_pool_of_the_hub_with_ids_of_its_own_is_opened_by_commit_and_the_choice_is_the_same(hub, repo_id, tmp_path):
+    texts, labels = toy_rows(80)
+    rows = {"text": texts, "label": [CLASS_NAMES[label] for label in labels], "name": [f"row {i}" for i in range(80)]}
+    Dataset.from_dict(rows).push_to_hub(f"{repo_id}-pool")
+    pool = load_pool(f"{repo_id}-pool", id_column="name")
+    with open_workspace(pool, run_dir=tmp_path / "run") as workspace:
+        fast = make_learner("fasttext", bucket=1000, epochs=3, learning_rate=0.5)
+        *_, last = active_learning(workspace, learner=fast, strategy="margin", initial=20, labeled_sizes=[40])
+    push(repo_id, tmp_path / "run")
+    Dataset.from_dict({**rows, "text": texts[::-1]}).push_to_hub(f"{repo_id}-pool")
+    signals = load_signals(repo_id)
+    found = signals.select("margin", budget=20)
+    assert found.fingerprint == last.selection.fingerprint
+    assert found.to_dataset(signals.open_pool())["text"] == [texts[p] for p in found.positions_K]
+
+
 def test_a_file_that_was_changed_at_the_hub_is_refused(hub, repo_id, run):
     folder, _ = run
     push(repo_id, folder / "run")
@@ -190,6 +207,16 @@ def test_a_round_without_a_model_and_a_changed_signal_are_refused_before_anythin
     finally:
         scores.write_bytes(data)
     assert hub.requests == []
+
+
+def test_a_full_disk_is_an_error_that_says_what_to_do(hub, repo_id, run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    push(repo_id, run[0] / "run")
+    monkeypatch.setattr("svp_nlp.hub.shared_signals.cached_directory", full)
+    with pytest.raises(HubRefused, match=r"No space left on device.*SVP_CACHE"):
+        load_signals(repo_id)
 
 
 def test_files_hold_no_more_rows_than_they_should_and_are_joined_in_order(hub, repo_id, run, monkeypatch):
