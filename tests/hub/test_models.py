@@ -20,7 +20,6 @@ from svp_nlp.loop import active_learning, train_target
 from svp_nlp.models import make_learner
 
 CONFIG = {"model_type": "distilbert", "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
-FASTTEXT = {"kind": "fasttext", "bucket": 1000, "epochs": 3, "learning_rate": 0.5}
 TARGETS = {
     "embedding": {"config": CONFIG, "vocab_size": 400},
     "fasttext": {"bucket": 1000, "epochs": 3, "learning_rate": 0.5},
