@@ -60,8 +60,8 @@ def open_hub(
         PoolError: no such dataset, revision, configuration or split, no right to read it, no network, a broken row.
     """
     _check_settings(repo_id, revision)
-    asked = not (revision is not None and _SHA.fullmatch(revision))
-    sha = commit_of(repo_id, revision) if asked or revision is None else revision
+    exact = revision if revision is not None and _SHA.fullmatch(revision) else None
+    sha = exact or commit_of(repo_id, revision)
     wanted = Wanted(repo_id, name, split, sha, text_columns)
     with quiet_libraries():
         source = _cached(wanted)
@@ -69,8 +69,10 @@ def open_hub(
             if is_offline():
                 what = f"configuration {name!r}, split {split!r}" if name else f"split {split!r}"
                 raise PoolError(f"{repo_id}: offline, and {what} of commit {sha} is not in the cache; go online once")
-            if not asked:
-                commit_of(repo_id, sha)
+            if exact is not None:
+                commit_of(
+                    repo_id, exact
+                )  # tells apart what load_dataset would not: no such commit, no right to read it
             source = _fetched(wanted, streaming=streaming)
     return dataclasses.replace(source, revision=sha)
 
@@ -163,11 +165,16 @@ def _prepared_before(wanted: Wanted) -> Source | None:
     owner = wanted.repo_id.split("/")
     owner[-1] = datasets.naming.camelcase_to_snakecase(owner[-1])
     place = Path(datasets.config.HF_DATASETS_CACHE).expanduser() / "___".join(owner) / name
-    if not any(place.glob(f"*/{wanted.sha}/{datasets.config.DATASET_INFO_FILENAME}")):
+    there = next(place.glob(f"*/{wanted.sha}/{datasets.config.DATASET_INFO_FILENAME}"), None)
+    if there is None:
         return None
-    builder = Cache(dataset_name=owner[-1], config_name=name, hash=wanted.sha, repo_id=wanted.repo_id)
-    if not Path(builder.cache_dir).is_dir():
-        return None
+    builder = Cache(
+        dataset_name=owner[-1],
+        config_name=name,
+        version=there.parents[1].name,
+        hash=wanted.sha,
+        repo_id=wanted.repo_id,
+    )
     if builder.info.builder_name in ("csv", "json") and not is_read_by_datasets(wanted):
         return None
     check_split(wanted.split, list(builder.info.splits or []), wanted.repo_id)
