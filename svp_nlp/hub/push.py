@@ -138,6 +138,8 @@ def push_bundle(
         tags = remote.tags()
         document = read_document(remote, head, bundle.kind)
         known = lineage.version_of(document, bundle.key, bundle.config)
+        if known is not None and not _is_ours(remote, bundle, known["version"], tags):
+            known = None  # it gets the next version
         if known is not None and version in (None, known["version"]):
             done = _finished(remote, bundle, document, known, head=head, tags=tags, new=tried)
             return done if tried else _with_new_card(done, remote, bundle, document, head=head)
@@ -288,6 +290,14 @@ def _proposed(remote: Remote, bundle: Bundle) -> Pushed | None:
             url = f"{remote.url}/discussions/{number}"
             return Pushed(remote.repo_id, known["version"], sha, url, new=False, pull_request=True)
     return None
+
+
+def _is_ours(remote: Remote, bundle: Bundle, version: str, tags: Mapping[str, str]) -> bool:
+    """Whether the tag of a version is still to be set, or is on a commit that has it: people set tags by hand, too."""
+    if version not in tags:
+        return True
+    there = lineage.parse(remote.read(lineage.FILE, tags[version]), where=remote.where)
+    return any((v["version"], v["key"]) == (version, bundle.key) for v in there["versions"])
 
 
 def _finished(
