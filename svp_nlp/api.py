@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,7 +72,7 @@ def open_workspace(
     opened = together(lambda: load_pool(pool) if isinstance(pool, str | Path) else pool)
     labels = together(lambda: read_labels(opened, label_column))
     settings: Mapping[str, Any] = {
-        "pool": {**dataclasses.asdict(opened.ref), "fingerprint": opened.fingerprint},
+        "pool": {**opened.ref.meaning, "fingerprint": opened.fingerprint},
         "label_column": label_column,
         "noise": noise,
     }

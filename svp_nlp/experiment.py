@@ -81,7 +81,6 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
     """
     engine = make_engine(recipe.engine)
     prepared = together(lambda: prepare(recipe, engine, run_dir=Path(run_dir)))
-    data = prepared.data
     with open_run_together(
         Path(run_dir),
         recipe=recipe.meaning,
@@ -90,8 +89,10 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         stop_requested=stop_requested,
     ) as run:
         engine = shared_engine(engine, run.ranks)
+        pinned, prepared = pin(recipe, run, prepared)
+        data = prepared.data
         results = _new_results(recipe, data, run)
-        recipe = pin(recipe, run, prepared)
+        recipe = pinned
         if prepared.publisher is not None:
             prepared.publisher.begin()
         selected: list[Path] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,13 @@ class PoolRef:
         object.__setattr__(self, "columns", columns)
         if not columns or len(set(columns)) != len(columns):
             raise PoolError(f"{self.path}: columns is {list(columns)}; expected one or more different text columns")
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """All that decides which rows these are, as JSON values."""
+        values = asdict(self) | {"columns": list(self.columns)}
+        del values["streaming"]
+        return values
 
     def open(self) -> Pool:
         """Open the pool; the first time its rows are read once and hashed, later that takes milliseconds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from svp_nlp.data import Data, open_data
@@ -53,14 +53,16 @@ def prepare(recipe: Recipe, engine: Engine, *, run_dir: Path | None) -> Prepared
     return Prepared(commits, data, sizes, publisher)
 
 
-def pin(recipe: Recipe, run: Run, prepared: Prepared) -> Recipe:
+def pin(recipe: Recipe, run: Run, prepared: Prepared) -> tuple[Recipe, Prepared]:
     """Keep what was read for the whole run, whatever branches do meanwhile.
 
     Returns:
-        the recipe with one commit of each model.
+        the recipe with one commit of each model, and the data as all processes read them.
     """
-    run.step(_POOLS, {"pool": prepared.data.pool.fingerprint}, lambda path: prepared.data.revisions)
-    return _pin_models(recipe, run, prepared.commits)
+    revisions = run.step(_POOLS, {}, lambda path: prepared.data.revisions).output
+    if revisions != prepared.data.revisions:  # somebody pushed between the looks of two processes of a launch
+        prepared = replace(prepared, data=open_data(recipe, revisions))
+    return _pin_models(recipe, run, prepared.commits), prepared
 
 
 def _kept(run_dir: Path | None, step: str) -> dict[str, str | None] | None:

@@ -178,7 +178,7 @@ def rank(
         available_N[labels.positions_L] = False
         picks = _pick(strategy_name, pool, signals, budget=budget, seed=seed, available_N=available_N)
         lineage = Lineage(
-            pool={**dataclasses.asdict(ref), "rows": len(pool), "fingerprint": pool.fingerprint},
+            pool={**ref.meaning, "rows": len(pool), "fingerprint": pool.fingerprint},
             strategy=strategy.name,
             budget=budget,
             round=round,

@@ -155,7 +155,13 @@ def test_a_finished_run_prints_the_table_and_the_paths(fake_run: Any, monkeypatc
         seen.update(recipe=recipe, run_dir=run_dir, stopped=stop_requested())
         logging.getLogger("svp_nlp.experiment").info("round 1")
         paths = {f"report_{kind}": f"{run_dir}/report.{kind}" for kind in ("html", "json", "md")}
-        return {"run_dir": str(run_dir), **paths, "selected": f"{run_dir}/data", "published": None, "report": "the table"}
+        return {
+            "run_dir": str(run_dir),
+            **paths,
+            "selected": f"{run_dir}/data",
+            "published": None,
+            "report": "the table",
+        }
 
     fake_run(do)
     monkeypatch.setattr("svp_nlp.report.console_table", lambda summary, ascii_only: summary)

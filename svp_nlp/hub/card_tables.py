@@ -111,7 +111,9 @@ def results_of(configs: Mapping[str, Facts]) -> list[Facts]:
 def _seeds(points: Sequence[Facts]) -> str:
     numbers = sorted({int(point["seeds"]) for point in points})
     few, many = numbers[0], numbers[-1]
-    return ("one seed" if many == 1 else f"{many} seeds") if few == many else f"{few} to {many} seeds"
+    if many == 1:
+        return "one seed, so without a spread"
+    return f"mean ± standard deviation of {many if few == many else f'{few} to {many}'} seeds"
 
 
 def _errors(points: Sequence[Facts]) -> Markdown:

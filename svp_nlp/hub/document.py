@@ -10,11 +10,12 @@ version is known from the next one on. What else an entry of `configs` holds dep
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from svp_nlp.errors import HubRefused, LineageError
@@ -104,7 +105,28 @@ def entry_of(document: Mapping[str, Any], config: str | None, *, where: str) -> 
     if config is None or config not in names:
         wanted = "several configurations" if config is None else f"no configuration {config!r}"
         raise HubRefused(f"{where} has {wanted}; choose one of {', '.join(names)} with config (--config)")
-    return config, document["configs"][config]
+    entry = document["configs"][config]
+    if not all(_is_inside(name) for name in entry.get("files", {"": None})):
+        raise LineageError(f"{where}: the files in its {FILE} are none of a repository; it was not written by svp_nlp")
+    return config, entry
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file name of somebody else's lineage.json stays in the folder that it is looked for in."""
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+@contextlib.contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Raises: LineageError: what is read inside misses a part, or has one of another kind."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LineageError(
+            f"{where}: its {FILE} is damaged, or of a newer svp_nlp ({type(error).__name__}: {error}); upgrade "
+            "svp_nlp, or ask who pushed it"
+        ) from error
 
 
 def verify_files(folder: Path, files: Mapping[str, Mapping[str, Any]], *, where: str) -> None:

@@ -16,7 +16,7 @@ from svp_nlp.arrays import fingerprint_json
 from svp_nlp.cache import cached_directory
 from svp_nlp.errors import HubRefused, LineageError, PoolError
 from svp_nlp.files import atomic_directory, read_json
-from svp_nlp.hub.document import FILE, dump
+from svp_nlp.hub.document import FILE, dump, reading
 from svp_nlp.hub.pull import Version, fetch
 from svp_nlp.hub.selections import KIND, fingerprint_column, rows_fingerprint
 from svp_nlp.hub.source import open_pool
@@ -40,6 +40,11 @@ def fetch_selection(
         LineageError: something is not what was pushed.
     """
     version = fetch(repo_id, repo_type="dataset", kind=KIND, revision=revision, config=config, token=token)
+    with reading(version.where):
+        return version, _selection(version)
+
+
+def _selection(version: Version) -> Selection:
     entry = version.entry
     table = _columns(version, ["svp_position", "svp_id", "svp_round", "svp_label_source", "svp_score"])
     table = table.rename_columns(["position", "id", "round", "source", "score"])
@@ -60,7 +65,7 @@ def fetch_selection(
             f"{version.where}: the rows of its last round hash to {selection.fingerprint}, {FILE} says "
             f"{entry['selection']['fingerprint']}; it is not what was selected"
         )
-    return version, selection
+    return selection
 
 
 def _columns(version: Version, names: list[str]) -> pa.Table:

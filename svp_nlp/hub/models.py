@@ -23,7 +23,7 @@ from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import HubRefused, ModelError
 from svp_nlp.files import read_json, sha256_file, write_json
 from svp_nlp.hub.card import model_card
-from svp_nlp.hub.pull import Version, fetch
+from svp_nlp.hub.pull import NotOurs, Version, fetch
 from svp_nlp.hub.push import Bundle
 from svp_nlp.hub.selections import DEFAULT_CONFIG, source_card
 from svp_nlp.hub.source import Source, find_source, pool_of, shareable
@@ -320,10 +320,8 @@ def load_predictor(path_or_repo: str | Path, *, revision: str | None = None, tok
             raise ModelError(f"{path_or_repo} is a directory; revision belongs to a model of the Hub: leave it out")
         return models.load_predictor(Path(path_or_repo).expanduser())
     try:
-        version = fetch(path_or_repo, repo_type="model", kind=KIND, revision=revision, token=token)
-    except HubRefused as error:
-        if "has not pushed it" not in str(error):
-            raise
+        version = fetch(path_or_repo, repo_type="model", kind=KIND, revision=revision, skip=[BIN_FILE], token=token)
+    except NotOurs:
         raise ModelError(
             f"model {path_or_repo} was not pushed by svp_nlp; to train or score with it, name it in a recipe: "
             f"proxy: {{kind: transformer, model_name_or_path: {path_or_repo}}}"

@@ -38,7 +38,10 @@ class Publisher:
         self._remote = Remote(settings["repo_id"], "dataset", patience=patience)
         self._failure: str | None = None
         file = run_dir / PUBLISHED_FILE
-        self._versions: list[dict[str, Any]] = read_json(file)["versions"] if file.exists() else []
+        told = read_json(file) if file.exists() else {"settings": {}, "versions": []}
+        # What a run pushed elsewhere, or in another form, before it was resumed with another `publish` says nothing.
+        is_same = all(told["settings"].get(name) == settings[name] for name in ("repo_id", "index_only"))
+        self._versions: list[dict[str, Any]] = told["versions"] if is_same else []
 
     @classmethod
     def of_run(cls, run_dir: Path) -> Publisher:

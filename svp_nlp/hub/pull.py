@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,10 @@ class Version:
         return [self.folder / name for name in self.entry["files"]]
 
 
+class NotOurs(HubRefused):
+    """A repository that svp_nlp did not push."""
+
+
 def fetch(
     repo_id: str,
     *,
@@ -54,6 +58,7 @@ def fetch(
     kind: str,
     revision: str | None = None,
     config: str | None = None,
+    skip: Sequence[str] = (),
     token: str | None = None,
 ) -> Version:
     """Find, download and verify a version.
@@ -61,7 +66,9 @@ def fetch(
     Args:
         revision: a version such as v3, a branch, or a commit; None: the newest.
         config: which configuration; None: `default`, or the only one.
+        skip: files that are not needed.
     Raises:
+        NotOurs: there is such a repository, but svp_nlp did not push it.
         HubRefused: no such repository, revision or configuration, no access, or offline and not in the cache.
         HubError: the Hub cannot be reached and the cache does not hold it.
         LineageError: a file is not what was pushed.
@@ -70,12 +77,13 @@ def fetch(
     sha = resolve(remote, revision)
     data = _read(remote, lineage.FILE, sha)
     if data is None:
-        raise HubRefused(f"{remote.where} @ {sha[:10]}: it has no {lineage.FILE}, so svp_nlp has not pushed it")
+        raise NotOurs(f"{remote.where} @ {sha[:10]}: it has no {lineage.FILE}, so svp_nlp has not pushed it")
     document = lineage.parse(data, where=f"{remote.where} @ {sha[:10]}", kind=kind)
     name, entry = lineage.entry_of(document, config, where=f"{remote.where} @ {sha[:10]}")
-    folder = _download(remote, sha, [*entry["files"], lineage.FILE])
+    wanted = {name: file for name, file in entry["files"].items() if name not in skip}
+    folder = _download(remote, sha, [*wanted, lineage.FILE])
     try:
-        lineage.verify_files(folder, entry["files"], where=f"{remote.where} @ {sha[:10]}")
+        lineage.verify_files(folder, wanted, where=f"{remote.where} @ {sha[:10]}")
     except LineageError as error:
         if is_offline():
             raise HubRefused(f"{error} (offline: HF_HUB_OFFLINE=1)") from None

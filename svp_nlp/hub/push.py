@@ -21,12 +21,12 @@ from svp_nlp.hub.remote import (
     Remote,
     RepoType,
     check_version,
-    first_line,
     is_transient,
     library_version,
     quiet,
     status_of,
 )
+from svp_nlp.hub_errors import first_line
 
 log = logging.getLogger(__name__)
 CARD = "README.md"
@@ -228,10 +228,17 @@ def _card(bundle: Bundle, remote: Remote, document: Mapping[str, Any], version: 
         version=version,
         document=document,
         config=bundle.config,
-        readme=None if readme is None else readme.decode(errors="replace"),
+        readme=None if readme is None else _decoded(readme, remote),
         pictures=tuple(bundle.extra),
     )
     return bundle.card(context).encode()
+
+
+def _decoded(readme: bytes, remote: Remote) -> str:
+    try:
+        return readme.decode()
+    except UnicodeDecodeError as error:
+        raise HubRefused(f"{remote.where}: its {CARD} is not UTF-8 ({error}); save it as UTF-8 first") from None
 
 
 def _with_new_card(done: Pushed, remote: Remote, bundle: Bundle, document: Mapping[str, Any], *, head: str) -> Pushed:

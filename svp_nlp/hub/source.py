@@ -202,7 +202,7 @@ def open_pool(selection: Selection, *, path: str | None = None) -> Pool:
     """The pool that a selection was made from, as its lineage names it; `path`: where it lies now."""
     names = {field.name for field in dataclasses.fields(PoolRef)}
     ref = {name: value for name, value in selection.lineage.pool.items() if name in names}
-    return PoolRef(**(ref if path is None else ref | {"path": path, "revision": None})).open()
+    return PoolRef(**(ref if path is None else ref | {"path": path, "revision": None, "streaming": False})).open()
 
 
 def shareable(value: Any) -> Any:

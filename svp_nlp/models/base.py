@@ -227,6 +227,20 @@ class FeatureLearner(Learner, Protocol):
         """The learner that fine-tunes the encoder on the first `refresh_at` labels."""
 
 
+def texts_of(rows: pa.Table) -> pa.ChunkedArray:
+    """The text column of a table.
+
+    Raises:
+        ModelError: there is none, or it does not hold texts.
+    """
+    if TEXT not in rows.column_names:
+        raise ModelError(f"the model reads the column {TEXT!r}; found {rows.column_names}")
+    texts = rows.column(TEXT)
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        raise ModelError(f"column {TEXT!r} is of type {texts.type}; the model expects string or large_string")
+    return texts
+
+
 # What config.json holds of ours; a model that was saved here and is trained on has them in its own config.
 OUR_KEYS = frozenset(
     {"svp_kind", "svp_format", "spec", "class_names", "weights", "weights_sha256", "report"}

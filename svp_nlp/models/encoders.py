@@ -27,7 +27,15 @@ from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import ModelError
 from svp_nlp.files import sha256_file
 from svp_nlp.models import prediction, pretrained, training
-from svp_nlp.models.base import CONFIG_FILE, OUR_KEYS, TEXT, LearnerSpec, Prediction, read_config, write_config
+from svp_nlp.models.base import (
+    CONFIG_FILE,
+    OUR_KEYS,
+    LearnerSpec,
+    Prediction,
+    read_config,
+    texts_of,
+    write_config,
+)
 from svp_nlp.models.prediction import ScoringDtype
 from svp_nlp.models.tokens import token_examples, token_lengths
 
@@ -214,7 +222,7 @@ class EncoderPredictor:
             return Prediction(probs_BC)
         if batch.num_rows == 0:
             return Prediction(probs_BC, np.zeros((0, self.width), np.float32))
-        texts = batch.column(TEXT)
+        texts = texts_of(batch)
         examples = token_examples(
             pc.utf8_lower(texts) if self.options.lower_case else texts,
             self.tokenizer,
@@ -228,7 +236,7 @@ class EncoderPredictor:
 
     def token_statistics(self, rows: pa.Table) -> dict[str, float]:
         """Lengths of texts in tokens (`mean`, `p95`), and the share that is `truncated` at `max_length`."""
-        lengths = token_lengths(rows.column(TEXT), self.tokenizer, max_length=self.options.max_length)
+        lengths = token_lengths(texts_of(rows), self.tokenizer, max_length=self.options.max_length)
         return {**asdict(lengths), "max_length": self.options.max_length}
 
     def save(self, directory: Path) -> None:
@@ -319,7 +327,7 @@ def link_encoder(source: Path, target: Path) -> None:
     target.mkdir()
     for name in (CONFIG_FILE, str(config["weights"]), *_beside(config, source)):
         try:
-            os.link(source / name, target / name)
+            os.link((source / name).resolve(), target / name)  # a cache of the Hub holds symbolic links
         except OSError:  # another file system, or one without hard links
             shutil.copy2(source / name, target / name)
 

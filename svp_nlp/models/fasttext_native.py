@@ -20,7 +20,7 @@ import pyarrow as pa
 from svp_nlp.arrays import keyed_hash
 from svp_nlp.errors import ModelError, RecipeError, TrainingError
 from svp_nlp.models import fasttext_kernels as kernels
-from svp_nlp.models.base import TEXT
+from svp_nlp.models.base import texts_of as texts_of
 from svp_nlp.models.normalize import Normalization, normalize_buffers, text_buffers
 
 _ROWS_PER_BLOCK = 1024  # milliseconds of work: threads end together, and a block stays in cache between passes
@@ -28,20 +28,6 @@ _ROWS_PER_PART = 16_384  # texts that are read again at once
 _IDS_IN_MEMORY = 1 << 28  # 1 GB of uint32: 3 million short texts; longer training sets are read again in each epoch
 
 Array = npt.NDArray[Any]
-
-
-def texts_of(rows: pa.Table) -> pa.ChunkedArray:
-    """The text column of a table.
-
-    Raises:
-        ModelError: there is none, or it does not hold texts.
-    """
-    if TEXT not in rows.column_names:
-        raise ModelError(f"the model reads the column {TEXT!r}; found {rows.column_names}")
-    texts = rows.column(TEXT)
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        raise ModelError(f"column {TEXT!r} is of type {texts.type}; the model expects string or large_string")
-    return texts
 
 
 @dataclass(frozen=True)

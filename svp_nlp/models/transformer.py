@@ -25,11 +25,11 @@ from svp_nlp.models import training
 from svp_nlp.models.base import (
     CONFIG_FILE,
     OUR_KEYS,
-    TEXT,
     FitContext,
     Labeled,
     Prediction,
     read_config,
+    texts_of,
     write_config,
 )
 from svp_nlp.models.classifiers import WithFeatures, checkpoint_activations, make_classifier, names_of
@@ -118,7 +118,7 @@ class TransformerPredictor:
 
     def token_statistics(self, rows: pa.Table) -> dict[str, float]:
         """Lengths of texts in tokens (`mean`, `p95`), and the share that is `truncated` at `max_length`."""
-        lengths = token_lengths(rows.column(TEXT), self._tokenizer, max_length=self.spec.max_length)
+        lengths = token_lengths(texts_of(rows), self._tokenizer, max_length=self.spec.max_length)
         return {**dataclasses.asdict(lengths), "max_length": self.spec.max_length}
 
     def save(self, directory: Path) -> None:
@@ -141,7 +141,7 @@ class TransformerPredictor:
 def _examples(rows: pa.Table, tokenizer: Any, spec: TransformerSpec, *, group_by_length: bool = True) -> TokenExamples:
     wide = spec.torch_compile or training.device().type != "cpu"
     return token_examples(
-        rows.column(TEXT),
+        texts_of(rows),
         tokenizer,
         max_length=spec.max_length,
         group_by_length=group_by_length,
@@ -179,7 +179,7 @@ class TransformerLearner:
                 f"{name}: {len(train):,} labelled rows of {len(train.class_names)} classes; a classifier needs rows "
                 "and at least 2 classes: label some, or add a class"
             )
-        texts = train.rows.column(TEXT)
+        texts = texts_of(train.rows)
         made = make_classifier(
             spec, train.class_names, texts, pool=context.pool, seed=seed, max_length=spec.max_length,
             dropout=spec.classifier_dropout,
@@ -201,7 +201,7 @@ class TransformerLearner:
         spec = self.spec
         measured: training.Dev | None = None
         if dev is not None:  # in order of length: less padding
-            order_N = np.argsort(pc.utf8_length(dev.rows.column(TEXT)).to_numpy(), kind="stable")
+            order_N = np.argsort(pc.utf8_length(texts_of(dev.rows)).to_numpy(), kind="stable")
             measured = _examples(dev.rows.take(order_N), tokenizer, spec), dev.labels_L[order_N]
         if spec.gradient_checkpointing:
             if not model.supports_gradient_checkpointing:

@@ -25,7 +25,6 @@ from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import ModelError
 from svp_nlp.models import training
 from svp_nlp.models.base import (
-    TEXT,
     FitContext,
     Labeled,
     LearnerSpec,
@@ -33,6 +32,7 @@ from svp_nlp.models.base import (
     ScheduleStage,
     TrainingSpec,
     read_config,
+    texts_of,
     write_config,
 )
 from svp_nlp.models.text import PAPER_LENGTH, VOCABULARY_SIZE, CharacterExamples, Padding, character_examples
@@ -160,14 +160,12 @@ class VDCNN(nn.Module):
 
 def _dev(dev: Labeled, spec: VDCNNSpec) -> training.Dev:
     """Rows in order of length: the dev batches of a bucket training are then as little filled as its own."""
-    order_N = np.argsort(pc.utf8_length(dev.rows.column(TEXT)).to_numpy(), kind="stable")
+    order_N = np.argsort(pc.utf8_length(texts_of(dev.rows)).to_numpy(), kind="stable")
     return _examples(dev.rows.take(order_N), spec), dev.labels_L[order_N]
 
 
 def _examples(rows: pa.Table, spec: VDCNNSpec) -> CharacterExamples:
-    return character_examples(
-        rows.column(TEXT), max_length=spec.max_length, padding=spec.padding, min_length=MIN_LENGTH
-    )
+    return character_examples(texts_of(rows), max_length=spec.max_length, padding=spec.padding, min_length=MIN_LENGTH)
 
 
 def _report(result: training.TrainingResult) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def test_learns_what_is_planted_and_ranks_doubt(learner):
     assert sure > unsure
 
 
-@pytest.mark.parametrize("kind", ["fasttext", "tfidf"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("table", [pa.table({"body": ["x"]}), pa.table({"text": [1]})])
 def test_tables_without_texts_are_refused(kind, table):
     with pytest.raises(ModelError, match="text"):

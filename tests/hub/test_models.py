@@ -150,7 +150,6 @@ def test_another_model_replaces_all_files_of_the_one_before(hub, repo_id, runs):
     assert load_predictor(repo_id, revision="v1").spec.kind == "embedding"
 
 
-@pytest.mark.xfail(strict=True, reason="an encoder is hard-linked, and the cache of the Hub holds symbolic links")
 def test_a_head_from_the_hub_can_be_saved_with_its_encoder(hub, repo_id, runs, tmp_path):
     push(repo_id, runs("embedding"))
     found = load_predictor(repo_id)
