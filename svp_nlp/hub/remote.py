@@ -147,6 +147,7 @@ class Remote:
 
         self.repo_id, self.repo_type, self.patience = check_repo_id(repo_id), repo_type, patience or Patience()
         self.api = HfApi(token=token, library_name="svp_nlp")
+        self._signed_in = False
 
     @property
     def where(self) -> str:
@@ -165,6 +166,8 @@ class Remote:
         """
         from huggingface_hub import get_token
 
+        if self._signed_in:  # the Hub limits how often it may be asked
+            return
         if self.api.token is None and get_token() is None:
             raise HubRefused(f"{self.where}: no token; {_LOGIN}, with a token that may write")
         user = self.call(lambda: self.api.whoami(), "asking who the token belongs to")
@@ -175,6 +178,7 @@ class Remote:
                 f"{self.where}: the token of {user['name']} can only read; make one that may write (Settings, Access "
                 "Tokens) and log in with it: `hf auth login`"
             )
+        self._signed_in = True
 
     def may_write(self) -> None:
         """Raises: HubRefused: this token may not write to the repository, which exists."""
