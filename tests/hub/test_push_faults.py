@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from localhub import Fault
-from toy_versions import HOPELESS, push_toy, whole_versions
+from toy_versions import HOPELESS, push_toy, shorten_downloads, whole_versions
 
 from svp_nlp.errors import HubError, HubRefused, RemoteConflict
 from svp_nlp.hub.remote import Patience
@@ -20,9 +20,7 @@ COMMIT, TAG = "POST .*/commit/main", "POST .*/tag/"
 
 @pytest.fixture
 def short_waits(short_waits, monkeypatch):
-    """Downloads wait a second in another module."""
-    clock = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 100)})
-    monkeypatch.setattr("huggingface_hub.file_download.time", clock)
+    shorten_downloads(monkeypatch)
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+import types
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,6 +45,12 @@ def toy_card(context: CardContext) -> str:
 def push_toy(folder: Path, repo_id: str, number: int, *, patience: Patience = QUICK, **options) -> Pushed:
     bundle = toy_bundle(folder / repo_id, number, config=options.pop("config", "default"))
     return push_bundle(bundle, Remote(repo_id, "dataset", patience=patience), **options)
+
+
+def shorten_downloads(monkeypatch) -> None:
+    """What `short_waits` does not reach: huggingface_hub waits for downloads in a module of its own."""
+    clock = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 100)})
+    monkeypatch.setattr("huggingface_hub.file_download.time", clock)
 
 
 def whole_versions(hub, repo_id: str) -> tuple[list[str], dict[str, str]]:
