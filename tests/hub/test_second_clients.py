@@ -1,4 +1,4 @@
-"""What we push is read by clients that know nothing of us, git with git-lfs and the npm client, and by ours with Xet."""
+"""Clients that know nothing of us read what we push: git with git-lfs, and the npm client; and ours read it by Xet."""
 
 from __future__ import annotations
 
