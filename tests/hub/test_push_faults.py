@@ -124,6 +124,17 @@ def test_waiting_as_long_as_the_hub_asks_ends_with_the_deadline(hub, repo_id, tm
     assert push_toy(tmp_path, repo_id, 1).version == "v1"
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_a_pull_request_whose_answer_gets_lost_is_opened_once(hub, repo_id, tmp_path, after):
+    push_toy(tmp_path, repo_id, 0)
+    hub.faults = [Fault(COMMIT, 503, after=after)]
+    proposed = push_toy(tmp_path, repo_id, 1, create_pr=True)
+    assert proposed.pull_request
+    assert proposed.url.endswith("/discussions/1")
+    assert [found["num"] for found in hub.find("datasets", repo_id).meta["discussions"]] == [1]
+    assert whole_versions(hub, repo_id) == (["default-0"], {"v1": "default-0"})
+
+
 @pytest.mark.parametrize("fault", [{"drop": True}, {"status": 500}, {"status": 503}])
 def test_a_tag_whose_answer_gets_lost_is_found(hub, repo_id, tmp_path, fault):
     hub.faults = [Fault(TAG, after=True, **fault)]
