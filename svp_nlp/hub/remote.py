@@ -38,6 +38,7 @@ class Patience:
     deadline_s: float = 120.0
     first_wait_s: float = 0.5
     longest_wait_s: float = 15.0
+    answer_s: float = 120.0  # for one answer; the client itself would wait without end
 
 
 class Attempts:
@@ -215,7 +216,9 @@ class Remote:
         return str(self.call(lambda: self._info(revision).sha, f"looking up {revision or 'main'}"))
 
     def _info(self, revision: str | None) -> Any:
-        return self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision=revision)
+        return self.api.repo_info(
+            self.repo_id, repo_type=self.repo_type, revision=revision, timeout=self.patience.answer_s
+        )
 
     def tags(self) -> dict[str, str]:
         """Tag -> commit."""
@@ -298,6 +301,19 @@ class Remote:
                     raise self.explained(error) from error
                 attempts.wait(error)
 
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """While inside, the client is quiet and gives up on a Hub that accepts a connection and says nothing."""
+        from huggingface_hub import get_session
+
+        session = get_session()
+        before, session.timeout = session.timeout, self.patience.answer_s
+        try:
+            with quiet():
+                yield
+        finally:
+            session.timeout = before
+
     def call(self, do: Callable[[], T], doing: str, *, raw: tuple[type[Exception], ...] = ()) -> T:
         """Do something that may be repeated without harm, until it succeeds or the time is over.
 
@@ -307,7 +323,7 @@ class Remote:
         attempts = Attempts(self.patience, f"{self.where}: {doing}")
         while True:
             try:
-                with quiet():
+                with self.asking():
                     return do()
             except raw:
                 raise
