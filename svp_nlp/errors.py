@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+_TOKEN = re.compile(r"hf_(?:oauth_|jwt_)?[A-Za-z0-9.~-]{20,}")
 
 
 class SVPError(Exception):

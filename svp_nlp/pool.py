@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from svp_nlp.arrays import BoolN, IntK, IntN, UIntN, fingerprint_json
+from svp_nlp.arrays import BoolN, IntK, IntN, UIntN, fingerprint_array, fingerprint_json
 from svp_nlp.cache import cached_directory
 from svp_nlp.columns import LabelColumn, closest, label_column
 from svp_nlp.content import HASH_BYTES, find_duplicates, hash_strings, hash_texts, hex_ids, keys_of
@@ -132,7 +132,7 @@ class Pool:
     def __init__(self, ref: PoolRef) -> None:
         source = _open_source(ref)
         self.ref = replace(ref, revision=source.revision)
-        self._dataset = source.dataset
+        self._dataset, self._source_key = source.dataset, source.key
         table: pa.Table = source.dataset.data.table
         if source.dataset._indices is not None or source.dataset.num_rows != table.num_rows:
             # A split slice such as train[:10%] may carry an index over the rows.
@@ -231,7 +231,10 @@ class Pool:
         positions_K = self._positions(positions_K)
         table = pa.Table.from_batches(self._rows.gather(positions_K, self._rows.schema.names), schema=self._rows.schema)
         order = restoring_order(positions_K)
-        return Dataset(table if order is None else table.take(order), info=self._dataset.info.copy())
+        # Without a fingerprint datasets hashes all rows to make one: 150 times as long.
+        fingerprint = fingerprint_json([self._source_key, fingerprint_array(positions_K)])
+        table = table if order is None else table.take(order)
+        return Dataset(table, info=self._dataset.info.copy(), fingerprint=fingerprint)
 
     def ids(self, positions_K: npt.ArrayLike) -> pa.Array:
         """The ids of some rows, in the order given: large_string, 32 hex characters or the user's own ids."""

@@ -98,10 +98,12 @@ def xet_env(xet_hub, tmp_path) -> dict[str, str]:
 @pytest.fixture
 def short_waits(monkeypatch):
     """huggingface_hub waits a hundredth of the 23 s for which it tries again where nobody answers."""
+    from huggingface_hub import file_download
     from huggingface_hub.utils import _http
 
     clock = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 100)})
     monkeypatch.setattr(_http, "time", clock)
+    monkeypatch.setattr(file_download, "time", clock)
 
 
 @pytest.fixture
