@@ -23,7 +23,6 @@ from svp_nlp.hub.remote import (
     check_version,
     is_transient,
     library_version,
-    quiet,
     status_of,
 )
 from svp_nlp.hub_errors import first_line
@@ -271,7 +270,7 @@ def _commit(remote: Remote, bundle: Bundle, draft: Draft, *, create_pr: bool, me
     operations: list[Any] = [CommitOperationDelete(path) for path in draft.deletions]
     for path, file in draft.uploads.items():
         operations.append(CommitOperationAdd(path, file if isinstance(file, bytes) else str(file)))
-    with quiet():
+    with remote.asking():
         return remote.api.create_commit(
             remote.repo_id,
             operations,
