@@ -46,7 +46,9 @@ class SignalError(SVPError):
 
 
 class LineageError(SVPError):
-    """A selection does not belong to the pool it is used with."""
+    """A selection does not belong to the pool it is used with, or is not what it was when it was made."""
+
+    exit_code = 2
 
 
 class RunError(SVPError):

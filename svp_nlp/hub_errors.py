@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from svp_nlp.columns import closest
-from svp_nlp.errors import PoolError, scrub
+from svp_nlp.errors import HubRefused, PoolError, SVPError, scrub
 
 _SHOWN = 10
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def first_line(error: BaseException) -> str:
@@ -38,6 +39,34 @@ def dataset_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
         raise PoolError(f"{repo_id}: {reason}") from None
 
 
+@contextlib.contextmanager
+def disk_errors(where: str) -> Iterator[None]:
+    """Raises: HubRefused: what was read from the Hub cannot be kept on this disk; any other error passes."""
+    try:
+        yield
+    except SVPError:
+        raise
+    except Exception as error:
+        found = next((e for e in _chain(error) if isinstance(e, OSError) and e.errno is not None), None)
+        if found is None:
+            raise
+        reason = disk_full(found) or f"{found.strerror} ({found.filename}); HF_HOME and SVP_CACHE move the caches"
+        raise HubRefused(f"{where}: it cannot be kept here: {reason}") from None
+
+
+def disk_full(error: BaseException) -> str | None:
+    """What to do about a full disk behind an error; None where there is none."""
+    from huggingface_hub import constants
+
+    full = next((e for e in _chain(error) if isinstance(e, OSError) and e.errno in _FULL), None)
+    if full is None:
+        return None
+    return (
+        f"no space left on the disk ({full.filename or 'while writing'}): free some, or move the caches "
+        f"(HF_HOME is {constants.HF_HOME}; SVP_CACHE)"
+    )
+
+
 def why(error: BaseException, repo_id: str, *, revision: str | None = None, repo_type: str = "dataset") -> str | None:
     """The reason for a failed read in words; None when neither the Hub nor the disk is the reason.
 
@@ -53,12 +82,8 @@ def why(error: BaseException, repo_id: str, *, revision: str | None = None, repo
     from huggingface_hub import errors as hub
 
     chain = _chain(error)
-    full = next((e for e in chain if isinstance(e, OSError) and e.errno == errno.ENOSPC), None)
-    if full is not None:
-        return (
-            f"no space left on the disk ({full.filename or 'while writing'}): free some, or move the caches "
-            f"(HF_HOME is {huggingface_hub.constants.HF_HOME}; SVP_CACHE)"
-        )
+    if (full := disk_full(error)) is not None:
+        return full
     found = next((e for e in chain if _is_of_the_hub(e)), None)
     token = huggingface_hub.get_token()
     page = f"{huggingface_hub.constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"

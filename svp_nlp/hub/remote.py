@@ -10,93 +10,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import random
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from svp_nlp.errors import HubError, HubRefused, RemoteConflict, SVPError
-from svp_nlp.hub_errors import first_line, other_type
+from svp_nlp.hub.retry import Attempts as Attempts
+from svp_nlp.hub.retry import Patience as Patience
+from svp_nlp.hub.retry import endpoint, is_transient, status_of
+from svp_nlp.hub_errors import disk_full, first_line, other_type
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 RepoType = Literal["dataset", "model"]
-SHA = re.compile(r"[0-9a-f]{40}")
 _STALE = (409, 412)  # somebody else was faster, or is at it
-_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a push or a look-up goes on against a Hub that fails or is busy."""
-
-    deadline_s: float = 120.0
-    first_wait_s: float = 0.5
-    longest_wait_s: float = 15.0
-    answer_s: float = 120.0  # for one answer; the client itself would wait without end
-
-
-class Attempts:
-    """Waits between attempts: doubling, with jitter, as long as the Hub asks for, and not for ever."""
-
-    def __init__(self, patience: Patience, where: str) -> None:
-        """The clock starts now."""
-        self._patience, self._where = patience, where
-        self._until, self._wait_s = time.monotonic() + patience.deadline_s, patience.first_wait_s
-
-    def wait(self, error: Exception) -> None:
-        """Wait before the next attempt.
-
-        Raises:
-            HubError: there is no time for another.
-        """
-        wait_s = max(self._wait_s * random.uniform(0.5, 1.0), _asked_to_wait(error))  # noqa: S311  jitter, no secret
-        self._wait_s = min(2 * self._wait_s, self._patience.longest_wait_s)
-        if time.monotonic() + wait_s > self._until:
-            raise HubError(
-                f"{self._where}: the Hub did not take it within {self._patience.deadline_s:g} s (last: "
-                f"{first_line(error)}); nothing is lost: run the same command again later"
-            ) from error
-        log.debug("%s: %s; trying again in %.1f s", self._where, first_line(error), wait_s)
-        time.sleep(wait_s)
-
-
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status behind an error, or behind its cause; None where there was no answer."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        return int(response.status_code)
-    return None if error.__cause__ is None else status_of(error.__cause__)
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed later; what it did at the Hub is then not known."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    if isinstance(error, OfflineModeIsEnabled):
-        return False
-    status = status_of(error)
-    if status is not None:
-        return status in _TRANSIENT
-    # Of the HTTP library (httpx2 today) only the name is known here: another takes its place now and then.
-    broken = isinstance(error, ConnectionError | TimeoutError) or "TransportError" in {
-        c.__name__ for c in type(error).mro()
-    }
-    return broken or (error.__cause__ is not None and is_transient(error.__cause__))
-
-
-def _asked_to_wait(error: Exception) -> float:
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    with contextlib.suppress(ValueError):
-        if "retry-after" in headers:
-            return float(headers["retry-after"])
-    found = re.search(r"\bt=(\d+)", headers.get("ratelimit", "")) if status_of(error) == 429 else None
-    return float(found[1]) + 1 if found else 0.0
 
 
 def check_version(version: str) -> str:
@@ -147,8 +77,10 @@ class Remote:
         from huggingface_hub import HfApi
 
         self.repo_id, self.repo_type, self.patience = check_repo_id(repo_id), repo_type, patience or Patience()
-        self.api = HfApi(token=token, library_name="svp_nlp")
-        self._signed_in = False
+        if not re.match(r"https?://", endpoint()):
+            raise HubRefused(f"HF_ENDPOINT is {endpoint()!r}; expected an address such as https://huggingface.co")
+        self.api = HfApi(token=token, library_name="svp_nlp", library_version=library_version())
+        self.user: str | None = None  # known when signed in
 
     @property
     def where(self) -> str:
@@ -167,7 +99,7 @@ class Remote:
         """
         from huggingface_hub import get_token
 
-        if self._signed_in:  # the Hub limits how often it may be asked
+        if self.user is not None:  # the Hub limits how often it may be asked
             return
         if self.api.token is None and get_token() is None:
             raise HubRefused(f"{self.where}: no token; {_LOGIN}, with a token that may write")
@@ -179,7 +111,7 @@ class Remote:
                 f"{self.where}: the token of {user['name']} can only read; make one that may write (Settings, Access "
                 "Tokens) and log in with it: `hf auth login`"
             )
-        self._signed_in = True
+        self.user = str(user["name"])
 
     def may_write(self) -> None:
         """Raises: HubRefused: this token may not write to the repository, which exists."""
@@ -225,14 +157,13 @@ class Remote:
         refs = self.call(lambda: self.api.list_repo_refs(self.repo_id, repo_type=self.repo_type), "listing its tags")
         return {tag.name: tag.target_commit for tag in refs.tags}
 
-    def pull_requests(self) -> list[tuple[int, str]]:
-        """(number, commit) of the pull requests, the newest first; also those that are closed."""
-        refs = self.call(
-            lambda: self.api.list_repo_refs(self.repo_id, repo_type=self.repo_type, include_pull_requests=True),
-            "listing its pull requests",
+    def own_pull_requests(self) -> list[int]:
+        """Numbers of the open pull requests of the user who has signed in, the newest first."""
+        which: dict[str, Any] = {"repo_type": self.repo_type, "author": self.user, "discussion_status": "open"}
+        return self.call(
+            lambda: [one.num for one in self.api.get_repo_discussions(self.repo_id, **which) if one.is_pull_request],
+            "listing pull requests",
         )
-        numbers = [(int(ref.ref.rsplit("/", 1)[-1]), ref.target_commit) for ref in refs.pull_requests or []]
-        return sorted(numbers, reverse=True)
 
     def files(self, sha: str) -> list[str]:
         """All files at a commit."""
@@ -267,12 +198,12 @@ class Remote:
 
         return Path(self.call(download, f"downloading commit {sha[:10]}"))
 
-    def commit_of(self, mark: str) -> str | None:
-        """The newest commit of `main` whose message holds `mark`; None where there is none."""
+    def history(self, sha: str) -> list[str]:
+        """A commit and all before it, the newest first."""
         commits = self.call(
-            lambda: self.api.list_repo_commits(self.repo_id, repo_type=self.repo_type), "listing commits"
+            lambda: self.api.list_repo_commits(self.repo_id, repo_type=self.repo_type, revision=sha), "listing commits"
         )
-        return next((c.commit_id for c in commits if mark in c.message.split()), None)
+        return [commit.commit_id for commit in commits]
 
     def tag(self, version: str, sha: str, message: str) -> None:
         """Put an annotated tag on a commit; a tag that is there already is never moved.
@@ -344,6 +275,8 @@ class Remote:
 
         if isinstance(error, SVPError):
             return error
+        if (full := disk_full(error)) is not None:
+            return HubRefused(f"{self.where}: {full}")
         status = status_of(error)
         if isinstance(error, OfflineModeIsEnabled):
             return HubRefused(f"{self.where}: HF_HUB_OFFLINE=1 is set, so nothing can be asked or pushed; unset it")

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from huggingface_hub import HfApi
-from localhub import ALICE_READ, BOB
-from small_run import outcome, small_recipe
+from huggingface_hub import CommitOperationAdd, HfApi, constants
+from localhub import ALICE_READ, BOB, Fault
+from small_run import FASTTEXT, outcome, small_recipe
 from toy import write_toy
 from typer.testing import CliRunner
 
 from svp_nlp import load_selected
 from svp_nlp.cli import app
-from svp_nlp.errors import Interrupted
+from svp_nlp.errors import HubRefused, Interrupted
 from svp_nlp.experiment import run_recipe
 from svp_nlp.recipe import dump_recipe
 from svp_nlp.recipe_yaml import write_yaml
@@ -37,7 +37,7 @@ def no_waits(monkeypatch):
     """A push waits for nothing, but its deadline comes as if it had."""
     waits = []
     fake = types.SimpleNamespace(monotonic=lambda: time.monotonic() + sum(waits), sleep=waits.append)
-    monkeypatch.setattr("svp_nlp.hub.remote.time", fake)
+    monkeypatch.setattr("svp_nlp.hub.retry.time", fake)
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +219,92 @@ def test_a_resumed_run_pushes_nothing_twice(hub, repo_id, pool, tmp_path, forget
     run(recipe, tmp_path / "run")
     assert {entry["method"] for entry in hub.requests[before:]} <= {"GET", "HEAD"}
     assert len(titles(repo_id)) == 3
+
+
+def full_disk(*arguments, **options):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_or_a_file_by_a_stranger_stops_publishing_and_not_the_run(
+    hub, repo_id, pool, tmp_path, monkeypatch
+):
+    def meanwhile():
+        if versions(hub, repo_id) == ["v1"] and len(titles(repo_id)) == 1:
+            broken = b'{"format": 1, "kind": "selection", "configs": {"default": 7}, "versions": [{"version": "v1"}]}'
+            HfApi().create_commit(
+                repo_id, [CommitOperationAdd("lineage.json", broken)], commit_message="x", repo_type="dataset"
+            )
+
+    results = run(published(pool, repo_id), tmp_path / "stranger", meanwhile)
+    [warning] = results["warnings"]
+    assert warning.startswith("publish: 2 of 3 versions are not on the Hub (")
+    assert "lineage.json" in warning
+    assert results["finished"]
+    monkeypatch.setattr("svp_nlp.hub.selections.write_rows", full_disk)
+    results = run(published(pool, f"{repo_id}-2"), tmp_path / "full")
+    assert results["warnings"] == [
+        "publish: 3 of 3 versions are not on the Hub (OSError: [Errno 28] No space left on device); "
+        f"`svp push {tmp_path / 'full'}` pushes them later"
+    ]
+    assert results["finished"]
+
+
+def card_of(repo_id: str) -> str:
+    return Path(HfApi().hf_hub_download(repo_id, "README.md", repo_type="dataset")).read_text()
+
+
+def test_a_card_that_fails_at_the_end_is_reported_and_svp_push_finishes_it(hub, repo_id, pool, tmp_path):
+    recipe = published(pool, repo_id, labeled_sizes=[40], target=FASTTEXT, test={})
+
+    def meanwhile():
+        if versions(hub, repo_id) == ["v1"] and not hub.faults:
+            hub.faults = [Fault("POST .*/commit/main", 503, times=-1)]
+
+    results = run(recipe, tmp_path / "run", meanwhile)
+    [warning] = [warning for warning in results["warnings"] if warning.startswith("publish")]
+    assert warning.startswith("publish: the card is not up to date (")
+    assert warning.endswith(f"`svp push {tmp_path / 'run'}` brings it up to date later")
+    assert "## Results" not in card_of(repo_id)
+    again = svp("push", tmp_path / "run")
+    assert again.exit_code == 1
+    assert "the card of v1 is as it was" in again.stderr
+    hub.faults = []
+    assert svp("push", tmp_path / "run").stdout.startswith("card of v1 ")
+    assert "## Results" in card_of(repo_id)
+    assert svp("push", tmp_path / "run").stdout.strip() == "all rounds were pushed before"
+    assert versions(hub, repo_id) == ["v1"]
+
+
+def test_the_card_of_an_unfinished_run_waits_for_its_end(hub, repo_id, pool, tmp_path):
+    recipe = published(pool, repo_id, labeled_sizes=[40], target=FASTTEXT, test={})
+    with pytest.raises(Interrupted):
+        run(recipe, tmp_path / "run", lambda: versions(hub, repo_id) == ["v1"])
+    assert svp("push", tmp_path / "run").stdout.strip() == "all rounds were pushed before"
+    run(recipe, tmp_path / "run")
+    assert "## Results" in card_of(repo_id)
+
+
+@pytest.mark.parametrize("how", ["offline", "expired"])
+def test_a_run_that_has_begun_to_publish_is_resumed_without_the_hub(hub, repo_id, pool, tmp_path, monkeypatch, how):
+    recipe = published(pool, repo_id)
+    with pytest.raises(Interrupted):
+        run(recipe, tmp_path / "run", lambda: "v2" in versions(hub, repo_id))
+    with monkeypatch.context() as without:
+        if how == "offline":
+            without.setattr(constants, "HF_HUB_OFFLINE", True)
+        else:
+            without.setenv("HF_TOKEN", "hf_" + "x" * 30)
+        results = run(recipe, tmp_path / "run")
+        assert results["finished"]
+        [warning] = results["warnings"]
+        assert warning.startswith("publish: 1 of 3 versions are not on the Hub (")
+        with pytest.raises(HubRefused):  # another repository is another matter
+            run(published(pool, f"{repo_id}-2"), tmp_path / "run")
+    assert svp("push", tmp_path / "run").exit_code == 0
+    with monkeypatch.context() as without:
+        without.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert run(recipe, tmp_path / "run")["warnings"] == []
+    assert versions(hub, repo_id) == ["v1", "v2", "v3"]
 
 
 def test_a_finished_run_can_be_published_by_resuming_it_and_again_elsewhere(hub, repo_id, pool, tmp_path):

@@ -33,7 +33,7 @@ def clock(monkeypatch):
         found.meanwhile()
 
     fake = types.SimpleNamespace(monotonic=lambda: time.monotonic() + sum(found.waits), sleep=sleep)
-    monkeypatch.setattr("svp_nlp.hub.remote.time", fake)
+    monkeypatch.setattr("svp_nlp.hub.retry.time", fake)
     return found
 
 
