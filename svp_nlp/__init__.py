@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from svp_nlp.hub.shared_signals import load_signals
     from svp_nlp.labels import LabelSet
     from svp_nlp.loop import active_learning, core_set, train_target
-    from svp_nlp.models import make_learner
+    from svp_nlp.models import classify, make_learner
     from svp_nlp.pool import Pool, PoolRef
     from svp_nlp.recipe import load_recipe
     from svp_nlp.report import write_report
@@ -36,6 +36,7 @@ _MODULES = {
     "active_learning": "loop",
     "core_set": "loop",
     "train_target": "loop",
+    "classify": "models",
     "load_predictor": "hub.models",
     "load_selected": "hub.load",
     "load_signals": "hub.shared_signals",
@@ -57,6 +58,7 @@ __all__ = [
     "SVPError",
     "Selection",
     "active_learning",
+    "classify",
     "core_set",
     "load_pool",
     "load_predictor",

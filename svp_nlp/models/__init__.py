@@ -7,6 +7,7 @@ one row here.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,32 @@ def make_learner(spec: LearnerSpec | str, /, **options: Any) -> Learner:
             raise RecipeError(f"{kind}: {wrong}; it takes {', '.join(spec_class.model_fields)}") from None
     learner: Learner = learner_module(spec.kind).learner_class(spec)
     return learner
+
+
+def classify(predictor: Predictor, texts: Iterable[str], *, rows_per_batch: int = 1024) -> list[tuple[str, float]]:
+    """The most likely class of each text, with its probability.
+
+    Args:
+        predictor: what `load_predictor` or `Learner.fit` gave.
+        texts: of one row each; where the model read several columns, joined by a space.
+        rows_per_batch: texts given to the model at once.
+    Raises:
+        ModelError: something that is no text.
+    """
+    import pyarrow as pa
+
+    from svp_nlp.pool import TEXT
+
+    try:
+        column = pa.array([texts] if isinstance(texts, str) else list(texts), pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ModelError(f"classify takes texts ({error}); expected a list of str") from None
+    found = []
+    for start in range(0, len(column), rows_per_batch):
+        probs_BC = predictor.predict(pa.table({TEXT: column[start : start + rows_per_batch]})).probs_BC
+        best_B = probs_BC.argmax(axis=1)
+        found += [(predictor.class_names[c], float(probs_BC[row, c])) for row, c in enumerate(best_B.tolist())]
+    return found
 
 
 def load_predictor(directory: str | Path) -> Predictor:

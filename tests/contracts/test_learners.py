@@ -14,7 +14,7 @@ from planted import check_probs, planted, rows
 from toy import CLASS_NAMES, toy_rows
 
 from svp_nlp.errors import Interrupted, ModelError, RecipeError, TrainingError
-from svp_nlp.models import LEARNERS, load_predictor, make_learner
+from svp_nlp.models import LEARNERS, classify, load_predictor, make_learner
 from svp_nlp.models import fasttext_native as native
 from svp_nlp.models.base import FitContext, Labeled
 
@@ -122,6 +122,19 @@ def test_learns_what_is_planted_and_ranks_doubt(learner):
     assert (probs_BC.argmax(axis=1) == test.labels_L).mean() > 0.95
     sure, unsure = predictor.predict(rows(["cat dog horse", "cat saw"])).probs_BC.max(axis=1)
     assert sure > unsure
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_are_classified_by_name_as_predict_does(kind):
+    predictor, texts = once(kind), ["cat dog horse", "pan oven", "cat saw"]
+    probs_BC = predictor.predict(rows(texts)).probs_BC
+    names = [predictor.class_names[c] for c in probs_BC.argmax(axis=1)]
+    expected = [(name, pytest.approx(p)) for name, p in zip(names, probs_BC.max(axis=1), strict=True)]
+    assert classify(predictor, texts) == expected
+    assert [name for name, _ in classify(predictor, texts[0])] == names[:1]
+    assert classify(predictor, []) == []
+    with pytest.raises(ModelError, match="expected a list of str"):
+        classify(predictor, [1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
