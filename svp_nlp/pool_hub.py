@@ -10,12 +10,11 @@ import dataclasses
 import logging
 import re
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from svp_nlp.errors import PoolError
-from svp_nlp.files import write_text
+from svp_nlp.hub_cache import SHA, offline_by, remember, remembered, repository_cache
 from svp_nlp.hub_errors import dataset_errors, why
 from svp_nlp.pool_source import (
     Source,
@@ -31,7 +30,6 @@ from svp_nlp.pool_stream import Wanted, is_read_by_datasets, keep_plain, kept, m
 
 log = logging.getLogger(__name__)
 
-_SHA = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*")
 _HUB_TIMEOUT_S = 10.0
 
@@ -60,13 +58,13 @@ def open_hub(
         PoolError: no such dataset, revision, configuration or split, no right to read it, no network, a broken row.
     """
     _check_settings(repo_id, revision)
-    exact = revision if revision is not None and _SHA.fullmatch(revision) else None
+    exact = revision if revision is not None and SHA.fullmatch(revision) else None
     sha = exact or commit_of(repo_id, revision)
     wanted = Wanted(repo_id, name, split, sha, text_columns)
     with quiet_libraries():
         source = _cached(wanted)
         if source is None:
-            if is_offline():
+            if offline_by():
                 what = f"configuration {name!r}, split {split!r}" if name else f"split {split!r}"
                 raise PoolError(f"{repo_id}: offline, and {what} of commit {sha} is not in the cache; go online once")
             if exact is not None:
@@ -77,14 +75,6 @@ def open_hub(
     return dataclasses.replace(source, revision=sha)
 
 
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids to ask the Hub."""
-    import datasets
-    import huggingface_hub
-
-    return bool(huggingface_hub.constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE)
-
-
 def commit_of(repo_id: str, revision: str | None) -> str:
     """The commit that a branch, a tag or a commit sha names now; offline, the one that the cache remembers.
 
@@ -93,7 +83,7 @@ def commit_of(repo_id: str, revision: str | None) -> str:
     """
     import huggingface_hub
 
-    if is_offline():
+    if offline_by():
         return _remembered(repo_id, revision or "main")
     try:
         api = huggingface_hub.HfApi()
@@ -103,7 +93,7 @@ def commit_of(repo_id: str, revision: str | None) -> str:
     except Exception as error:
         reason = why(error, repo_id, revision=revision) or f"the Hub cannot be asked ({type(error).__name__}: {error})"
         raise PoolError(f"{repo_id}: {reason}") from None
-    _remember(repo_id, revision or "main", str(info.sha))
+    remember(repo_id, "dataset", revision or "main", str(info.sha))
     return str(info.sha)
 
 
@@ -120,32 +110,12 @@ def _check_settings(repo_id: str, revision: str | None) -> None:
         raise PoolError(f"{repo_id}: revision {revision!r} is not a name of a branch, a tag or a commit")
 
 
-def _repository_cache(repo_id: str) -> Path:
-    """Where huggingface_hub keeps a dataset: refs/, snapshots/<sha>/ and trees/<sha>.json are in there."""
-    import huggingface_hub
-    from huggingface_hub.file_download import repo_folder_name
-
-    return Path(huggingface_hub.constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type="dataset")
-
-
-def _remember(repo_id: str, revision: str, sha: str) -> None:
-    """As huggingface_hub does when it downloads from a branch or tag, which we never do."""
-    if revision == sha:
-        return
-    try:
-        write_text(_repository_cache(repo_id) / "refs" / revision, sha)
-    except OSError as error:
-        log.info("%s: offline, %s will not be known (%s)", repo_id, revision, error)
-
-
 def _remembered(repo_id: str, revision: str) -> str:
-    folder = _repository_cache(repo_id)
-    ref = folder / "refs" / revision
-    if ref.is_file() and _SHA.fullmatch(sha := ref.read_text().strip()):
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(ref.stat().st_mtime))
-        log.warning("%s: offline, so %s is commit %s, as it was on %s", repo_id, revision, sha, since)
-        return sha
-    commits = sorted(path.name for path in (folder / "snapshots").glob("*") if _SHA.fullmatch(path.name))
+    if (found := remembered(repo_id, "dataset", revision)) is not None:
+        log.warning("%s: offline, so %s is commit %s, as it was on %s", repo_id, revision, *found)
+        return found[0]
+    folder = repository_cache(repo_id, "dataset") / "snapshots"
+    commits = sorted(path.name for path in folder.glob("*") if SHA.fullmatch(path.name))
     there = f"it holds the commits {', '.join(commits[:5])}: give one as revision, or" if commits else "please"
     raise PoolError(f"{repo_id}: offline, and the cache does not know revision {revision!r}; {there} go online once")
 
@@ -201,7 +171,7 @@ def _from_snapshot(wanted: Wanted) -> Source | None:
     import datasets
     import huggingface_hub
 
-    if not (_repository_cache(wanted.repo_id) / "trees" / f"{wanted.sha}.json").is_file():
+    if not (repository_cache(wanted.repo_id, "dataset") / "trees" / f"{wanted.sha}.json").is_file():
         return None  # nobody knows which files there should be
     try:
         folder = huggingface_hub.snapshot_download(

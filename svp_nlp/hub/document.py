@@ -20,32 +20,74 @@ from typing import Any
 
 from svp_nlp.errors import HubRefused, LineageError
 from svp_nlp.files import sha256_file
+from svp_nlp.hub.remote import check_version
 
 FILE = "lineage.json"
 _FORMAT = 1
+_DAMAGE = (
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, NotImplementedError, RecursionError, OSError,
+)  # fmt: skip
 
 
 def parse(data: bytes | None, *, where: str, kind: str | None = None) -> dict[str, Any]:
     """Read lineage.json; an empty document where there is none yet.
 
+    What all kinds have in common is as it should be in what is returned: readers and writers need not look again.
+
     Raises:
-        HubRefused: it is not ours, is newer than this version of svp_nlp, or holds another kind of thing.
+        HubRefused: it is not ours, is damaged, is newer than this version of svp_nlp, or holds another kind of thing.
     """
     if data is None:
         return {"format": _FORMAT, "kind": kind, "configs": {}, "versions": []}
     try:
-        document: dict[str, Any] = json.loads(data)
-        found, number = document["kind"], int(document["format"])
-        ok = isinstance(document["configs"], dict) and isinstance(document["versions"], list)
-    except (ValueError, KeyError, TypeError):
-        ok = False
-    if not ok:
-        raise HubRefused(f"{where}: its {FILE} was not written by svp_nlp; name another repository")
-    if number > _FORMAT:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    number = document.get("format") if isinstance(document, dict) else None
+    if isinstance(number, int) and number > _FORMAT:
         raise HubRefused(f"{where}: its {FILE} has format {number}, this svp_nlp reads {_FORMAT}; upgrade svp_nlp")
-    if kind is not None and found != kind:
-        raise HubRefused(f"{where} holds a {found}, not a {kind}; name another repository")
-    return document
+    if not isinstance(number, int) or not _is_whole(document):
+        raise HubRefused(f"{where}: its {FILE} was not written by svp_nlp, or is damaged; name another repository")
+    if kind is not None and document["kind"] != kind:
+        raise HubRefused(f"{where} holds a {document['kind']}, not a {kind}; name another repository")
+    return dict(document)
+
+
+def _is_whole(document: dict[str, Any]) -> bool:
+    kind, configs, versions = (document.get(name) for name in ("kind", "configs", "versions"))
+    return (
+        isinstance(kind, str)
+        and isinstance(configs, dict)
+        and isinstance(versions, list)
+        and bool(versions) >= bool(configs)
+        and all(map(_is_entry, configs.values()))
+        and all(map(_is_version, versions))
+    )
+
+
+def _is_entry(entry: Any) -> bool:
+    files = entry.get("files") if isinstance(entry, dict) else None
+    return (
+        isinstance(files, dict)
+        and all(isinstance(facts, dict) and isinstance(facts.get("sha256"), str) for facts in files.values())
+        and _is_name(entry.get("version"))
+    )
+
+
+def _is_version(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(name), str) for name in ("config", "key", "created", "title"))
+        and isinstance(row.get("commit", ""), str)
+        and _is_name(row.get("version"))
+    )
+
+
+def _is_name(version: Any) -> bool:
+    """Whether it names a version: folders are called like it."""
+    with contextlib.suppress(HubRefused):
+        return isinstance(version, str) and bool(check_version(version))
+    return False
 
 
 def dump(document: Mapping[str, Any]) -> bytes:
@@ -53,9 +95,10 @@ def dump(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def version_of(document: Mapping[str, Any], key: str, config: str) -> dict[str, Any] | None:
-    """The version in which this content was pushed, if it was."""
-    return next((v for v in reversed(document["versions"]) if (v["key"], v["config"]) == (key, config)), None)
+def version_of(document: Mapping[str, Any], key: str, config: str, version: str | None = None) -> dict[str, Any] | None:
+    """The version in which this content was pushed, if it was: the one of this name, or else the newest."""
+    found = [v for v in reversed(document["versions"]) if (v["key"], v["config"]) == (key, config)]
+    return next((v for v in found if v["version"] == version), found[0] if found else None)
 
 
 def next_version(document: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -102,11 +145,13 @@ def entry_of(document: Mapping[str, Any], config: str | None, *, where: str) -> 
         config = "default"
     if config is None and len(names) == 1:
         config = names[0]
+    if not names:
+        raise HubRefused(f"{where} holds no version yet")
     if config is None or config not in names:
         wanted = "several configurations" if config is None else f"no configuration {config!r}"
         raise HubRefused(f"{where} has {wanted}; choose one of {', '.join(names)} with config (--config)")
     entry = document["configs"][config]
-    if not all(_is_inside(name) for name in entry.get("files", {"": None})):
+    if not all(map(_is_inside, entry["files"])):
         raise LineageError(f"{where}: the files in its {FILE} are none of a repository; it was not written by svp_nlp")
     return config, entry
 
@@ -122,7 +167,9 @@ def reading(where: str) -> Iterator[None]:
     """Raises: LineageError: what is read inside misses a part, or has one of another kind."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of this machine; Parquet's own have no number
+            raise
         raise LineageError(
             f"{where}: its {FILE} is damaged, or of a newer svp_nlp ({type(error).__name__}: {error}); upgrade "
             "svp_nlp, or ask who pushed it"
@@ -138,7 +185,7 @@ def verify_files(folder: Path, files: Mapping[str, Mapping[str, Any]], *, where:
     for name, expected in files.items():
         if not (folder / name).is_file():
             raise LineageError(
-                f"{where}: {name} is missing in the download; delete the cached copy, {folder}, and pull again"
+                f"{where}: {name} is missing, but {FILE} names it: somebody removed it; give a version as revision"
             )
         found = sha256_file(folder / name)
         if found != expected["sha256"]:

@@ -8,7 +8,6 @@ read, never those that happen to be there.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from svp_nlp.errors import HubError, HubRefused, LineageError
-from svp_nlp.files import write_text
 from svp_nlp.hub import document as lineage
-from svp_nlp.hub.remote import SHA, Patience, Remote, RepoType, check_version
+from svp_nlp.hub.remote import Patience, Remote, RepoType, check_version
+from svp_nlp.hub_cache import SHA, offline_by, remember, remembered
 
 log = logging.getLogger(__name__)
 _READING = Patience(deadline_s=20.0)
@@ -40,6 +39,11 @@ class Version:
     @property
     def where(self) -> str:
         return f"{self.repo_id} @ {self.sha[:10]}"
+
+    @property
+    def name(self) -> str:
+        """What this commit is called; that of its configuration may be older."""
+        return _name_of(self.document)
 
     @property
     def files(self) -> list[Path]:
@@ -75,59 +79,86 @@ def fetch(
     """
     remote = Remote(repo_id, repo_type, token=token, patience=_READING)
     sha = resolve(remote, revision)
+    where = f"{remote.where} @ {sha[:10]}"
     data = _read(remote, lineage.FILE, sha)
     if data is None:
-        raise NotOurs(f"{remote.where} @ {sha[:10]}: it has no {lineage.FILE}, so svp_nlp has not pushed it")
-    document = lineage.parse(data, where=f"{remote.where} @ {sha[:10]}", kind=kind)
-    name, entry = lineage.entry_of(document, config, where=f"{remote.where} @ {sha[:10]}")
+        raise NotOurs(f"{where}: it has no {lineage.FILE}, so svp_nlp has not pushed it")
+    document = lineage.parse(data, where=where, kind=kind)
+    _check_tag(document, revision, where)
+    name, entry = lineage.entry_of(document, config, where=where)
     wanted = {name: file for name, file in entry["files"].items() if name not in skip}
-    folder = _download(remote, sha, [*wanted, lineage.FILE])
-    try:
-        lineage.verify_files(folder, wanted, where=f"{remote.where} @ {sha[:10]}")
-    except LineageError as error:
-        if is_offline():
-            raise HubRefused(f"{error} (offline: HF_HUB_OFFLINE=1)") from None
-        raise
+    with lineage.reading(where):
+        folder = _download(remote, sha, [*wanted, lineage.FILE])
+        lineage.verify_files(folder, wanted, where=where)
     return Version(remote.repo_id, repo_type, sha, name, document, entry, folder)
+
+
+def _name_of(document: Mapping[str, Any]) -> str:
+    return str(document["versions"][-1]["version"])
+
+
+def _check_tag(document: Mapping[str, Any], revision: str | None, where: str) -> None:
+    """Raises: LineageError: the tag of a version was moved to the commit of a later one."""
+    commits = {version["version"]: version.get("commit") for version in document["versions"]}
+    if revision in commits and revision != _name_of(document):
+        was = f"was commit {commits[revision]}: read it by that" if commits[revision] else "is lost"
+        raise LineageError(
+            f"{where}: this is version {_name_of(document)}, not {revision}: somebody moved its tag; {revision} {was}"
+        )
 
 
 def resolve(remote: Remote, revision: str | None) -> str:
     """The commit that a version, a branch or a commit stands for.
 
     The answer of the Hub is remembered in the cache. Offline, or when the Hub cannot be reached, a version is what it
-    was when it was last asked for: tags never move. `main` does, so without the Hub it is used with a warning when
-    offline was asked for, and not otherwise.
+    was when it was read: versions never move. All other names do, `main` among them: without the Hub they are used
+    with a warning when offline was asked for, and not otherwise.
 
     Raises:
         HubRefused: no such revision, or offline and never asked for here.
-        HubError: the Hub cannot be reached and this revision was never asked for here.
+        HubError: the Hub cannot be reached and this version was never read here.
     """
     if revision is not None and SHA.fullmatch(revision):
         return revision
     if revision is not None and not revision.startswith("refs/"):
         _check_revision(remote, revision)
     name = revision or "main"
-    if is_offline():
-        found = remembered(remote, name)
-        if found is None:
+    known = remembered(remote.repo_id, remote.repo_type, name)
+    read = known is not None and _is_version(remote, name, known[0])
+    if setting := offline_by():
+        if known is None:
             raise HubRefused(
-                f"{remote.where}: offline (HF_HUB_OFFLINE=1), and version {name} is not in the cache; go online once"
+                f"{remote.where}: offline ({setting}), and version {name} is not in the cache; go online once"
             )
-        if name == "main":
-            log.warning("%s: offline; main is taken as it was on %s: commit %s", remote.where, *reversed(found))
-        return found[0]
+        if not read:
+            log.warning("%s: offline; %s is taken as it was on %s: commit %s", remote.where, name, *reversed(known))
+        return known[0]
     try:
         sha = remote.resolve(revision)
     except HubRefused as error:
         raise _with_versions(remote, error) from None
     except HubError as error:
-        found = remembered(remote, name)
-        if found is None or name == "main":
+        if known is None or not read:
             raise
-        log.warning("%s; version %s is taken from the cache: commit %s, of %s", error, name, *found)
-        return found[0]
-    remember(remote, name, sha)
+        log.warning("%s; version %s is taken from the cache: commit %s, of %s", error, name, *known)
+        return known[0]
+    if known is None or not read or known[0] == sha:
+        remember(remote.repo_id, remote.repo_type, name, sha)
+    else:  # what was read stays remembered
+        log.warning(
+            "%s: version %s is commit %s now; when it was read here, on %s, it was %s: somebody moved its tag",
+            remote.where, name, sha, *reversed(known),
+        )  # fmt: skip
     return sha
+
+
+def _is_version(remote: Remote, name: str, sha: str) -> bool:
+    """Whether a commit that was read before is the version of this name, and no branch or tag that somebody set."""
+    with contextlib.suppress(HubError):
+        data = _cached(remote, lineage.FILE, sha)
+        versions = lineage.parse(data, where=remote.where)["versions"]
+        return bool(versions) and versions[-1]["version"] == name
+    return False
 
 
 def _check_revision(remote: Remote, revision: str) -> None:
@@ -150,57 +181,35 @@ def _with_versions(remote: Remote, error: HubRefused) -> HubRefused:
     return error
 
 
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE is set."""
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def _ref_file(remote: Remote, name: str) -> Path:
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = repo_folder_name(repo_id=remote.repo_id, repo_type=remote.repo_type)
-    return Path(constants.HF_HUB_CACHE) / folder / "refs" / name
-
-
-def remembered(remote: Remote, name: str) -> tuple[str, str] | None:
-    """(commit, day) of a name when the Hub was last asked for it, by us or by huggingface_hub."""
-    file = _ref_file(remote, name)
-    with contextlib.suppress(OSError):
-        day = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.timezone.utc).date().isoformat()
-        sha = file.read_text(encoding="utf-8").strip()
-        return (sha, day) if SHA.fullmatch(sha) else None
-    return None
-
-
-def remember(remote: Remote, name: str, sha: str) -> None:
-    """Keep what a name stands for, where huggingface_hub keeps it; a cache that cannot be written is no fault."""
-    with contextlib.suppress(OSError):
-        write_text(_ref_file(remote, name), sha)
-
-
 def _read(remote: Remote, path: str, sha: str) -> bytes | None:
-    if not is_offline():
-        return remote.read(path, sha)
+    if setting := offline_by():
+        data = _cached(remote, path, sha)
+        if data is None:
+            raise HubRefused(
+                f"{remote.where} @ {sha[:10]}: offline ({setting}), and it is not in the cache; go online once"
+            )
+        return data
+    return remote.read(path, sha)
+
+
+def _cached(remote: Remote, path: str, sha: str) -> bytes | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(remote.repo_id, path, repo_type=remote.repo_type, revision=sha)
-    if not isinstance(found, str):
-        raise HubRefused(
-            f"{remote.where} @ {sha[:10]}: offline (HF_HUB_OFFLINE=1), and it is not in the cache; go online once"
-        )
-    return Path(found).read_bytes()
+    return Path(found).read_bytes() if isinstance(found, str) else None
 
 
 def _download(remote: Remote, sha: str, files: list[str]) -> Path:
-    if not is_offline():
-        return remote.download(sha, files)
-    from huggingface_hub import snapshot_download
+    """The folder of a commit in the cache, with these files where the commit has them."""
+    if not offline_by():
+        folder = remote.download(sha, files)
+    else:
+        from huggingface_hub import snapshot_download
 
-    return Path(
-        snapshot_download(
-            remote.repo_id, repo_type=remote.repo_type, revision=sha, allow_patterns=files, local_files_only=True
-        )
-    )
+        options: Any = {"revision": sha, "allow_patterns": files, "local_files_only": True}
+        folder = Path(snapshot_download(remote.repo_id, repo_type=remote.repo_type, **options))
+    for name in files:
+        # When the Hub cannot be reached, the client gives what there is and is silent about the rest.
+        if not (folder / name).is_file():
+            _read(remote, name, sha)
+    return folder
