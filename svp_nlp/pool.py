@@ -124,6 +124,7 @@ class Pool:
     Attributes:
         ref: as given, with the revision resolved to a commit sha for Hub datasets.
         fingerprint: of the content of all rows in order and the columns; the same on every machine.
+        source_key: changes when any column may have changed; for caches on this machine only.
         keys_N: uint64 per row from the row's id: the input of `arrays.keyed_hash`.
         usable_N: False for blank rows and for duplicates of an earlier row.
         check: counts and first positions of what is not usable.
@@ -132,7 +133,7 @@ class Pool:
     def __init__(self, ref: PoolRef) -> None:
         source = _open_source(ref)
         self.ref = replace(ref, revision=source.revision)
-        self._dataset, self._source_key = source.dataset, source.key
+        self._dataset, self.source_key = source.dataset, source.key
         table: pa.Table = source.dataset.data.table
         if source.dataset._indices is not None or source.dataset.num_rows != table.num_rows:
             # A split slice such as train[:10%] may carry an index over the rows.
@@ -232,7 +233,7 @@ class Pool:
         table = pa.Table.from_batches(self._rows.gather(positions_K, self._rows.schema.names), schema=self._rows.schema)
         order = restoring_order(positions_K)
         # Without a fingerprint datasets hashes all rows to make one: 150 times as long.
-        fingerprint = fingerprint_json([self._source_key, fingerprint_array(positions_K)])
+        fingerprint = fingerprint_json([self.source_key, fingerprint_array(positions_K)])
         table = table if order is None else table.take(order)
         return Dataset(table, info=self._dataset.info.copy(), fingerprint=fingerprint)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from svp_nlp.arrays import FloatK, IntK, fingerprint_array
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _LINEAGE_FILE = "lineage.json"
 _DATA_FILE = "selection.parquet"
+_ROWS_PER_BLOCK = 65_536
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,19 @@ class Selection:
         Raises:
             LineageError: names the first position whose id differs.
         """
-        if len(self) and int(self.positions_K.max()) >= len(pool):
-            raise LineageError(
-                f"the selection holds position {int(self.positions_K.max()):,}, the pool has {len(pool):,} rows; "
-                f"expected the pool {self.lineage.pool.get('path')} @ {self.lineage.pool.get('revision')}"
-            )
-        found = pool.ids(self.positions_K).to_pylist()
-        for position, expected, actual in zip(self.positions_K, self.ids_K.to_pylist(), found, strict=True):
-            if expected != actual:
+        whose = f"expected the pool {self.lineage.pool.get('path')} @ {self.lineage.pool.get('revision')}"
+        last = int(self.positions_K.max(initial=-1))
+        if last >= len(pool):
+            raise LineageError(f"the selection holds position {last:,}, the pool has {len(pool):,} rows; {whose}")
+        for start in range(0, len(self), _ROWS_PER_BLOCK):
+            positions_B = self.positions_K[start : start + _ROWS_PER_BLOCK]
+            expected = self.ids_K.slice(start, len(positions_B)).cast(pa.string())
+            found = pool.ids(positions_B).cast(pa.string())
+            if not found.equals(expected):
+                row = int(np.argmax(pc.not_equal(found, expected).fill_null(True).to_numpy(zero_copy_only=False)))
                 raise LineageError(
-                    f"position {position:,} has the id {actual} in this pool, {expected} in the selection; "
-                    f"expected the pool {self.lineage.pool.get('path')} @ {self.lineage.pool.get('revision')}"
+                    f"position {positions_B[row]:,} has the id {found[row]} in this pool, {expected[row]} in the "
+                    f"selection; {whose}"
                 )
 
     def to_dataset(self, pool: Pool, labels: LabelSet | None = None) -> datasets.Dataset:

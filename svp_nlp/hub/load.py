@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +15,18 @@ import pyarrow.parquet as pq
 
 from svp_nlp.arrays import fingerprint_json
 from svp_nlp.cache import cached_directory
-from svp_nlp.errors import HubRefused, LineageError, PoolError
+from svp_nlp.errors import HubRefused, LineageError, PoolError, RunError
 from svp_nlp.files import atomic_directory, read_json
 from svp_nlp.hub.document import FILE, dump, reading
 from svp_nlp.hub.pull import Version, fetch
 from svp_nlp.hub.selections import KIND, fingerprint_column, rows_fingerprint
 from svp_nlp.hub.source import open_pool
+from svp_nlp.hub_cache import using_token
+from svp_nlp.hub_errors import disk_errors
 from svp_nlp.labels import LabelSet
 from svp_nlp.pool import Pool, read_labels
 from svp_nlp.pool_source import quiet_libraries
-from svp_nlp.selected import OWN_LABELS, SelectedRows, card, write_rows
+from svp_nlp.selected import SelectedRows, card, write_rows
 from svp_nlp.selection import Lineage, Selection
 
 if TYPE_CHECKING:
@@ -99,12 +102,14 @@ def load_selected(
 
     version, selection = fetch_selection(repo_id, revision=revision, config=config, token=token)
     files = version.files
-    if version.entry["index_only"]:
-        pool = parent_pool(version, selection) if pool is None else pool
-        key = fingerprint_json(["joined-1", version.sha, version.config, pool.fingerprint])
-        rows = joined_rows(version, selection, pool)
-        files = sorted(cached_directory("joined", key, lambda path: _write(path, rows)).glob("*.parquet"))
-    with quiet_libraries():
+    with reading(version.where), disk_errors(version.where), quiet_libraries():
+        if version.entry["index_only"]:
+            pool = parent_pool(version, selection, token=token) if pool is None else pool
+            key = fingerprint_json(["joined-2", version.sha, version.config, pool.source_key])
+            rows = joined_rows(version, selection, pool)
+            files = sorted(cached_directory("joined", key, lambda path: _write(path, rows)).glob("*.parquet"))
+        if not version.entry["rows"]:
+            return Dataset(pq.read_table(files[0]))  # datasets takes no file without a row
         return Dataset.from_parquet([str(file) for file in files])
 
 
@@ -112,11 +117,14 @@ def _write(directory: Path, rows: SelectedRows) -> None:
     write_rows(directory, rows)
 
 
-def parent_pool(version: Version, selection: Selection, *, pool_path: str | None = None) -> Pool:
+def parent_pool(
+    version: Version, selection: Selection, *, pool_path: str | None = None, token: str | None = None
+) -> Pool:
     """The pool that a version without texts was made from.
 
     Args:
         pool_path: where it is on this disk, if it is on no Hub.
+        token: None: the one that `hf auth login` or HF_TOKEN gives.
     Raises:
         LineageError: it is on no Hub, or not there any more.
     """
@@ -129,7 +137,8 @@ def parent_pool(version: Version, selection: Selection, *, pool_path: str | None
             "(svp pull --pool FILE)"
         )
     try:
-        return open_pool(selection)
+        with using_token(token):
+            return open_pool(selection)
     except PoolError as error:
         raise LineageError(f"{version.where}: it holds no texts, and its parent cannot be opened: {error}") from None
 
@@ -144,25 +153,44 @@ def joined_rows(version: Version, selection: Selection, pool: Pool) -> SelectedR
     table = _columns(version, ["svp_position", "svp_id", "svp_score", "svp_round", "svp_label_source", "svp_label"])
     positions = table["svp_position"].to_numpy()
     Selection(positions, table["svp_id"].combine_chunks(), None, selection.lineage).verify(pool)
-    labels = table["svp_label"].combine_chunks()
-    names, column = entry["class_names"], entry["label_column"]
-    if column is not None:
-        own = pc.equal(table["svp_label_source"], OWN_LABELS).combine_chunks()
-        if pc.any(own).as_py():
-            found = read_labels(pool, column)
-            index = pa.array(found.labels_N[positions].astype(np.int64), mask=found.labels_N[positions] < 0)
-            labels = pc.if_else(own, pa.array(found.class_names, pa.string()).take(index), labels)
-        if fingerprint_column(pa.chunked_array([labels])) != entry["labels_fingerprint"]:
-            raise LineageError(
-                f"{version.where}: the labels in column {column!r} of {pool.ref.path} are not what they were "
-                "when this was pushed; use the pool as it was then"
-            )
+    labels = _labels(version, table, pool)
     given = LabelSet.of(positions, table["svp_id"].combine_chunks(), labels, round=0, source="").table
     for name, place in (("round", 3), ("source", 4)):
         values = table["svp_round" if name == "round" else "svp_label_source"].cast(given.schema.field(name).type)
         given = given.set_column(place, given.schema.field(name), values)
     scores_L = table["svp_score"].to_numpy().astype(np.float32)  # nulls are NaN here
-    return SelectedRows(pool, LabelSet(given), scores_L, names, column)
+    return SelectedRows(pool, LabelSet(given), scores_L, entry["class_names"], entry["label_column"])
+
+
+def _labels(version: Version, table: pa.Table, pool: Pool) -> pa.Array:
+    """What was said about each row: the pool's own label where the version holds none.
+
+    Raises:
+        LineageError: the pool's own labels are others now.
+    """
+    labels, entry = table["svp_label"].combine_chunks(), version.entry
+    column = entry["label_column"]
+    if column is None:
+        return labels
+    positions = table["svp_position"].to_numpy()
+    if labels.null_count:
+        found = read_labels(pool, column)
+        own = pa.array(found.labels_N[positions].astype(np.int64), mask=found.labels_N[positions] < 0)
+        labels = pc.coalesce(labels, pa.array(found.class_names, pa.string()).take(own))
+    if fingerprint_column(pa.chunked_array([labels])) == entry["labels_fingerprint"]:
+        return labels
+    where = f"{version.where}: the labels in column {column!r} of {pool.ref.path} are not what they were"
+    known = pc.is_in(labels, pa.array(entry["class_names"], pa.string())).to_numpy(zero_copy_only=False)
+    if not known.all():
+        row = int(np.argmin(known))
+        raise LineageError(
+            f"{where}: position {positions[row]:,} has {labels[row]}, expected {entry['class_names'][:20]}"
+        )
+    # Which label a row had was not pushed, only how many rows each class had.
+    counts = {name: pc.sum(pc.equal(labels, name)).as_py() or 0 for name in entry["class_names"]}
+    told = entry["class_counts"]
+    moved = [f"{n:,} of {name!r}, expected {told[name]:,}" for name, n in counts.items() if n != told[name]]
+    raise LineageError(f"{where} ({'; '.join(moved[:5]) or 'but as many of each class'}); use the pool as it was then")
 
 
 def pull_selection(
@@ -188,11 +216,12 @@ def pull_selection(
     version, selection = fetch_selection(repo_id, revision=revision, config=config, token=token)
     entry = version.entry
     if directory is None:
-        directory = Path(f"{version.repo_id.split('/')[-1]}-{entry['version']}")
+        directory = Path(f"{version.repo_id.split('/')[-1]}-{version.name}")
     _check_free(directory, version)
     rows = None
-    if entry["index_only"]:
-        rows = joined_rows(version, selection, parent_pool(version, selection, pool_path=pool_path))
+    with reading(version.where):
+        if entry["index_only"]:
+            rows = joined_rows(version, selection, parent_pool(version, selection, pool_path=pool_path, token=token))
     try:
         with atomic_directory(directory) as tmp:
             (tmp / "data").mkdir()
@@ -202,7 +231,7 @@ def pull_selection(
                 for file in version.files:
                     shutil.copyfile(file, tmp / "data" / file.name)
             readme = card(
-                "pulled.md", repo_id=version.repo_id, version=entry["version"], sha=version.sha, rows=entry["rows"]
+                "pulled.md", repo_id=version.repo_id, version=version.name, sha=version.sha, rows=entry["rows"]
             )
             (tmp / "README.md").write_text(readme, encoding="utf-8")
             (tmp / FILE).write_bytes(dump({**version.document, "pulled": _pulled(version)}))
@@ -213,7 +242,7 @@ def pull_selection(
     return {
         "directory": str(directory),
         "repo_id": version.repo_id,
-        "version": entry["version"],
+        "version": version.name,
         "sha": version.sha,
         "config": version.config,
         "rows": entry["rows"],
@@ -229,7 +258,10 @@ def _check_free(directory: Path, version: Version) -> None:
     """An existing directory is replaced only if it is the same version, or an earlier pull of this repository."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
-    known = read_json(directory / FILE).get("pulled", {}) if (directory / FILE).is_file() else {}
-    if known != _pulled(version):
-        held = f"{known['repo_id']} @ {known['sha'][:10]}" if known else "other files"
+    known = None
+    with contextlib.suppress(RunError, OSError):
+        known = read_json(directory / FILE)
+    pulled = known.get("pulled") if isinstance(known, dict) else None
+    if pulled != _pulled(version):
+        held = " @ ".join(map(str, pulled.values())) if isinstance(pulled, dict) else "other files"
         raise HubRefused(f"{directory} holds {held}; name another directory with --output, or remove it")

@@ -23,6 +23,7 @@ from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import HubRefused, ModelError
 from svp_nlp.files import read_json, sha256_file, write_json
 from svp_nlp.hub.card import model_card
+from svp_nlp.hub.document import reading
 from svp_nlp.hub.pull import NotOurs, Version, fetch
 from svp_nlp.hub.push import Bundle
 from svp_nlp.hub.selections import DEFAULT_CONFIG, source_card
@@ -327,7 +328,8 @@ def load_predictor(path_or_repo: str | Path, *, revision: str | None = None, tok
             f"proxy: {{kind: transformer, model_name_or_path: {path_or_repo}}}"
         ) from None
     _check_weights(version)
-    return models.load_predictor(version.folder)
+    with reading(version.where):
+        return models.load_predictor(version.folder)
 
 
 def _is_repository(name: str) -> bool:

@@ -20,10 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from svp_nlp.arrays import BoolN, FloatK, UIntN, fingerprint_json
-from svp_nlp.cache import cache_root, cached_directory
+from svp_nlp.cache import cached_directory
 from svp_nlp.content import HASH_BYTES, hash_strings, keys_of
-from svp_nlp.errors import HubRefused, LineageError, PoolError
+from svp_nlp.errors import LineageError, PoolError, RecipeError
+from svp_nlp.files import safe_name
+from svp_nlp.hub.document import reading
 from svp_nlp.hub.pull import Version, fetch
+from svp_nlp.hub_errors import disk_errors
 from svp_nlp.pool import Pool, PoolRef
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.strategies import get_strategy, select, top_k
@@ -172,20 +175,23 @@ def load_signals(
         LineageError: a file is not what was pushed, or the pool is another; names the first row that differs.
     """
     version = fetch(repo_id, repo_type="dataset", kind=KIND, revision=revision, config=config, token=token)
+    with reading(version.where), disk_errors(version.where):
+        signals = _opened(version)
+    if pool is not None:
+        signals.verify(pool)
+    return signals
+
+
+def _opened(version: Version) -> Signals:
     entry = version.entry
-    names = list(entry["signals"])
+    for name in entry["signals"]:
+        _check_name(name, version)
     # Files of a commit never change, and wide signals are larger than memory: they are laid out once and mapped.
     key = fingerprint_json(["signals-1", version.sha, version.config, entry["files"]])
-    try:
-        directory = cached_directory("signals", key, lambda path: _lay_out(path, version))
-    except OSError as error:
-        raise HubRefused(
-            f"{version.where}: its signals cannot be written to {cache_root()} ({error.strerror or error}); free some "
-            "space, or set SVP_CACHE to another directory"
-        ) from None
+    directory = cached_directory("signals", key, lambda path: _lay_out(path, version))
     table = pa.concat_tables([pq.read_table(file, columns=["svp_id", "svp_available"]) for file in version.files])
-    signals = Signals(
-        arrays={name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names},
+    return Signals(
+        arrays={n: np.load(directory / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in entry["signals"]},
         ids_N=table["svp_id"],
         available_N=table["svp_available"].to_numpy(),
         class_names=tuple(entry["class_names"]),
@@ -193,9 +199,18 @@ def load_signals(
         labeled=int(entry["labeled"]),
         where=version.where,
     )
-    if pool is not None:
-        signals.verify(pool)
-    return signals
+
+
+def _check_name(signal: str, version: Version) -> None:
+    """Files are called like signals, and the names are somebody else's.
+
+    Raises:
+        LineageError: a name that could leave the folder.
+    """
+    try:
+        safe_name(signal, "the signal")
+    except RecipeError as error:
+        raise LineageError(f"{version.where}: {error}; it was not pushed by svp_nlp") from None
 
 
 def _lay_out(directory: Path, version: Version) -> None:

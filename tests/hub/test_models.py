@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+from strangers import push_entry
 from toy import toy_rows, write_toy
 
 from svp_nlp import load_pool, load_test, models, open_workspace
-from svp_nlp.errors import HubRefused, LineageError, ModelError
+from svp_nlp.errors import HubRefused, LineageError, ModelError, SVPError
 from svp_nlp.hub.models import load_predictor, model_bundle
 from svp_nlp.hub.push import push_bundle
 from svp_nlp.hub.remote import Remote
@@ -236,6 +237,24 @@ def test_what_is_no_model_of_ours_is_refused_in_one_line(hub, repo_id, tmp_path)
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         load_predictor(f"{tmp_path}/nothing")
     assert all(str(error.value).count("\n") == 0 for error in (missing, foreign))
+
+
+@pytest.mark.parametrize("files", [{"config.json": {}}, ["config.json"]])
+def test_a_lineage_that_is_damaged_is_one_line(hub, repo_id, files, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    push_entry(repo_id, "model", {"files": files}, {"config.json": tmp_path / "config.json"}, repo_type="model")
+    with pytest.raises(HubRefused, match=r"lineage\.json was not written by svp_nlp, or is damaged"):
+        load_predictor(repo_id)
+
+
+def test_a_spec_that_no_model_has_is_one_line(hub, repo_id, tmp_path):
+    config = {"svp_kind": "tfidf", "svp_format": 1, "weights": "a.safetensors", "spec": {"kind": "tfidf", "bucket": -1}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    files = {name: tmp_path / name for name in ("config.json", "a.safetensors")}
+    push_entry(repo_id, "model", {}, files, repo_type="model")
+    with pytest.raises(SVPError, match=repo_id):
+        load_predictor(repo_id)
 
 
 def test_a_weight_that_was_changed_here_is_refused_before_anything_is_pushed(hub, runs, tmp_path):

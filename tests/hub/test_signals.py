@@ -6,9 +6,12 @@ import errno
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_dataset
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from strangers import push_entry
 from toy import CLASS_NAMES, toy_rows, write_toy
 
 from svp_nlp import load_pool, open_workspace
@@ -215,7 +218,28 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(hub, repo_id, run, monkeyp
 
     push(repo_id, run[0] / "run")
     monkeypatch.setattr("svp_nlp.hub.shared_signals.cached_directory", full)
-    with pytest.raises(HubRefused, match=r"No space left on device.*SVP_CACHE"):
+    with pytest.raises(HubRefused, match=r"no space left on the disk.*SVP_CACHE"):
+        load_signals(repo_id)
+
+
+@pytest.mark.parametrize("kind", ["absolute", "relative"])
+def test_names_of_signals_in_the_lineage_of_a_stranger_never_become_files_elsewhere(hub, repo_id, tmp_path, kind):
+    mine = tmp_path / "embeddings.npy"
+    mine.write_bytes(b"precious")
+    name = str(tmp_path / "embeddings") if kind == "absolute" else "../../../../embeddings"
+    table = {"svp_position": [0], "svp_id": ["a"], "svp_available": [True], name: pa.array([1.0], pa.float32())}
+    pq.write_table(pa.table(table), tmp_path / "theirs.parquet")
+    entry = {"rows": 1, "labeled": 0, "class_names": [], "lineage": {}, "signals": {name: {"shape": [1]}}}
+    push_entry(repo_id, "signals", entry, {"theirs.parquet": tmp_path / "theirs.parquet"})
+    with pytest.raises(LineageError, match="it was not pushed by svp_nlp"):
+        load_signals(repo_id)
+    assert mine.read_bytes() == b"precious"
+    assert not list(tmp_path.rglob("caches/**/embeddings.npy"))
+
+
+def test_a_lineage_that_is_damaged_is_one_line(hub, repo_id):
+    push_entry(repo_id, "signals", {"rows": 1}, {})
+    with pytest.raises(LineageError, match=r"lineage\.json is damaged"):
         load_signals(repo_id)
 
 
