@@ -63,13 +63,14 @@ def push(
             if what is not What.selection or given or version or create_pr or dry_run:
                 raise HubRefused(f"name the repository: svp push {source} acme/selected")
             pushed = Publisher.of_run(source).push_left()
-            lines = [f"pushed {one.version}  {one.url}" for one in pushed] or ["all rounds were pushed before"]
+            told = [f"{'card of' if one.card_updated else 'pushed'} {one.version}  {one.url}" for one in pushed]
+            lines = told or ["all rounds were pushed before"]
             show({"lines": lines, "pushed": [vars(one) for one in pushed]}, output)
             return
         remote = Remote(repo_id, "dataset" if what in (What.selection, What.signals) else "model")
         with bundle_of(source, what.value, index_only=index_only, **options) as bundle:
             if dry_run:
-                show(preview(bundle, remote, version=version), output)
+                show(preview(bundle, remote, version=version, create_pr=create_pr), output)
                 return
             done = push_bundle(bundle, remote, version=version, private=private, create_pr=create_pr, message=message)
         word = "proposed" if done.pull_request else "pushed" if done.new else "nothing new: it is"

@@ -13,24 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from svp_nlp.errors import HubRefused, RemoteConflict
+from svp_nlp.errors import HubRefused, RemoteConflict, SVPError
 from svp_nlp.files import sha256_file
 from svp_nlp.hub import document as lineage
-from svp_nlp.hub.remote import (
-    Attempts,
-    Remote,
-    RepoType,
-    check_version,
-    is_transient,
-    library_version,
-    status_of,
-)
+from svp_nlp.hub.history import CARD, State, commit_of, proposal_of, state_of
+from svp_nlp.hub.remote import Remote, RepoType, check_version, library_version
+from svp_nlp.hub.retry import Attempts, is_transient, status_of
 from svp_nlp.hub_errors import first_line
 
 log = logging.getLogger(__name__)
-CARD = "README.md"
-_SEARCHED_PULL_REQUESTS = 10
-_THEIRS = (".gitattributes", ".gitignore", CARD)  # what a repository may hold before our first push
+_KNOWN_LATER = ("results", "recipe", "source_card")  # of an entry; often only after its rows were pushed
 
 
 @dataclass(frozen=True)
@@ -83,6 +75,7 @@ class Pushed:
     new: bool  # False: the same content was there already
     pull_request: bool = False
     card_updated: bool = False  # the content was there, but its card told less than is known now
+    card_failure: str | None = None  # why its card still does
 
 
 @dataclass(frozen=True)
@@ -131,27 +124,17 @@ def push_bundle(
         remote.create(private=private)
     attempts, tried = Attempts(remote.patience, f"{remote.where}: pushing"), False
     while True:
-        head = remote.head()
-        if head is None:
+        state = state_of(bundle, remote, version=version)
+        if state.head is None:
             raise HubRefused(f"{remote.where}: it is there, but this token may not see it; log in with one that may")
-        tags = remote.tags()
-        document = read_document(remote, head, bundle.kind)
-        known = lineage.version_of(document, bundle.key, bundle.config)
-        if known is not None and not _is_ours(remote, bundle, known["version"], tags):
-            known = None  # it gets the next version
-        if known is not None and version in (None, known["version"]):
-            done = _finished(remote, bundle, document, known, head=head, tags=tags, new=tried)
-            return done if tried else _with_new_card(done, remote, bundle, document, head=head)
-        if create_pr and (proposed := _proposed(remote, bundle)) is not None:
-            return proposed
-        taken = version in tags or any(v["version"] == version for v in document["versions"])
-        if version is not None and taken:
-            theirs = tags.get(version) or "not tagged yet"
-            raise RemoteConflict(
-                f"{remote.where}: version {version} exists with other content (commit {theirs}; head {head}); a "
-                "version is never changed: leave --version out to get the next one, or choose another name"
-            )
-        draft = draft_commit(bundle, remote, document, head=head, tags=tags, version=version)
+        if state.known is not None:
+            done = _finished(remote, bundle, state, new=tried)
+            return done if tried else _with_new_card(done, remote, bundle, state)
+        if create_pr and (found := proposal_of(bundle, remote, state.head, version=version)) is not None:
+            number, sha, name = found
+            url = f"{remote.url}/discussions/{number}"
+            return Pushed(remote.repo_id, name, sha, url, new=False, pull_request=True)
+        draft = draft_commit(bundle, remote, state, version=version)
         tried = True
         try:
             info = _commit(remote, bundle, draft, create_pr=create_pr, message=message)
@@ -166,48 +149,52 @@ def push_bundle(
         return _tagged(remote, bundle, draft.version, info.oid, new=True)
 
 
-def read_document(remote: Remote, sha: str, kind: str) -> dict[str, Any]:
-    """lineage.json at a commit; empty for a repository that we may begin to use.
-
-    Raises:
-        HubRefused: the repository holds files that svp_nlp did not write, or another kind of thing.
-    """
-    data = remote.read(lineage.FILE, sha)
-    if data is None:
-        foreign = [file for file in remote.files(sha) if file not in _THEIRS]
-        if foreign:
-            raise HubRefused(
-                f"{remote.where} holds files that svp_nlp did not write ({', '.join(foreign[:3])}); name a new one"
-            )
-    return lineage.parse(data, where=remote.where, kind=kind)
-
-
-def draft_commit(
-    bundle: Bundle,
-    remote: Remote,
-    document: Mapping[str, Any],
-    *,
-    head: str | None,
-    tags: Mapping[str, str],
-    version: str | None,
-) -> Draft:
-    """What would be committed on top of `head` (None: of a new repository)."""
-    version = version or lineage.next_version(document, tags)
+def draft_commit(bundle: Bundle, remote: Remote, state: State, *, version: str | None) -> Draft:
+    """What would be committed on top of the head."""
+    version = version or lineage.next_version(state.document, state.tags)
     after = lineage.with_version(
-        document,
+        state.document,
         config=bundle.config,
         entry=_entry(bundle),
         version=version,
         title=bundle.title,
-        tags=tags,
+        tags=state.tags,
         writer=library_version(),
     )
-    existing = [] if head is None else remote.files(head)
-    readme = remote.read(CARD, head) if head is not None and CARD in existing else None
+    existing = [] if state.head is None else remote.files(state.head)
+    readme = remote.read(CARD, state.head) if state.head is not None and CARD in existing else None
     uploads: dict[str, Path | bytes] = {**bundle.files, **bundle.extra, lineage.FILE: lineage.dump(after)}
     uploads[CARD] = _card(bundle, remote, after, version, readme)
-    ours = _belonging(bundle, document)
-    return Draft(version, head, after, uploads, tuple(f for f in existing if ours(f) and f not in uploads))
+    ours = _belonging(bundle, state.document)
+    return Draft(version, state.head, after, uploads, tuple(f for f in existing if ours(f) and f not in uploads))
+
+
+def draft_card(bundle: Bundle, remote: Remote, state: State) -> Draft | None:
+    """A commit that only brings the card of a known version up to date; None where it is, or where a newer one has it.
+
+    Errors are often known only after the rows were pushed, and then of all configurations that the same recipe made.
+    """
+    document, known = state.document, state.known
+    before = document["configs"].get(bundle.config, {})
+    if known is None or state.head is None or document["versions"][-1] != known or before.get("key") != bundle.key:
+        return None
+    facts = {name: bundle.entry[name] for name in _KNOWN_LATER if bundle.entry.get(name) is not None}
+    configs = {**document["configs"], bundle.config: {**before, **facts}}
+    if "results" in facts and (recipe := _recipe_of(bundle.entry)) is not None:
+        of_it = {name: entry for name, entry in configs.items() if _recipe_of(entry) == recipe}
+        configs |= {name: {**entry, "results": facts["results"]} for name, entry in of_it.items()}
+    after = {**document, "configs": configs}
+    readme = remote.read(CARD, state.head)
+    card = _card(bundle, remote, after, known["version"], readme)
+    if card == readme:
+        return None
+    uploads: dict[str, Path | bytes] = {**bundle.extra, lineage.FILE: lineage.dump(after), CARD: card}
+    return Draft(known["version"], state.head, after, uploads, ())
+
+
+def _recipe_of(entry: Mapping[str, Any]) -> str | None:
+    found: str | None = (entry.get("lineage") or {}).get("recipe_sha256")
+    return found
 
 
 def _entry(bundle: Bundle) -> dict[str, Any]:
@@ -240,27 +227,17 @@ def _decoded(readme: bytes, remote: Remote) -> str:
         raise HubRefused(f"{remote.where}: its {CARD} is not UTF-8 ({error}); save it as UTF-8 first") from None
 
 
-def _with_new_card(done: Pushed, remote: Remote, bundle: Bundle, document: Mapping[str, Any], *, head: str) -> Pushed:
-    """Bring the card of the newest version up to date: errors are often known only after the rows were pushed.
-
-    The version itself stays as it is; `main` moves on by one commit. Where somebody else is at it, theirs is the card.
-    """
-    before = document["configs"].get(bundle.config, {})
-    if document["versions"][-1]["version"] != done.version or before.get("key") != bundle.key:
-        return done
-    kept = {name: before[name] for name in ("version", "created", "files", "key")}
-    after = {**document, "configs": {**document["configs"], bundle.config: {**bundle.entry, **kept}}}
-    readme = remote.read(CARD, head)
-    card = _card(bundle, remote, after, done.version, readme)
-    if card == readme:
-        return done
-    uploads: dict[str, Path | bytes] = {**bundle.extra, lineage.FILE: lineage.dump(after), CARD: card}
-    draft = Draft(done.version, head, after, uploads, ())
+def _with_new_card(done: Pushed, remote: Remote, bundle: Bundle, state: State) -> Pushed:
+    """The version itself stays as it is; `main` moves on by one commit. What goes wrong is told and can wait."""
     try:
+        draft = draft_card(bundle, remote, state)
+        if draft is None:
+            return done
         _commit(remote, bundle, draft, create_pr=False, message=f"Card of {done.version}")
     except Exception as error:
-        log.warning("%s: its card could not be brought up to date (%s)", remote.where, first_line(error))
-        return done
+        failure = str(error) if isinstance(error, SVPError) else first_line(error)
+        log.warning("%s: its card could not be brought up to date (%s)", remote.where, failure)
+        return replace(done, card_failure=failure)
     return replace(done, card_updated=True)
 
 
@@ -275,60 +252,25 @@ def _commit(remote: Remote, bundle: Bundle, draft: Draft, *, create_pr: bool, me
             remote.repo_id,
             operations,
             commit_message=message or f"{draft.version}: {bundle.title}",
-            commit_description=f"Version {draft.version} of {bundle.config}, written by svp_nlp\n\n{_mark(bundle.key)}",
+            commit_description=f"Version {draft.version} of {bundle.config}, by svp_nlp\n\nSvp-Key:{bundle.key}",
             repo_type=remote.repo_type,
             parent_commit=draft.parent,
             create_pr=create_pr,
         )
 
 
-def _mark(key: str) -> str:
-    return f"Svp-Key:{key}"
-
-
-def _proposed(remote: Remote, bundle: Bundle) -> Pushed | None:
-    """An open pull request with this content."""
-    for number, sha in remote.pull_requests()[:_SEARCHED_PULL_REQUESTS]:
-        data = remote.read(lineage.FILE, sha)
-        document = lineage.parse(data, where=remote.where)
-        known = lineage.version_of(document, bundle.key, bundle.config)
-        if known is not None:
-            url = f"{remote.url}/discussions/{number}"
-            return Pushed(remote.repo_id, known["version"], sha, url, new=False, pull_request=True)
-    return None
-
-
-def _is_ours(remote: Remote, bundle: Bundle, version: str, tags: Mapping[str, str]) -> bool:
-    """Whether the tag of a version is still to be set, or is on a commit that has it: people set tags by hand, too."""
-    if version not in tags:
-        return True
-    there = lineage.parse(remote.read(lineage.FILE, tags[version]), where=remote.where)
-    return any((v["version"], v["key"]) == (version, bundle.key) for v in there["versions"])
-
-
-def _finished(
-    remote: Remote,
-    bundle: Bundle,
-    document: Mapping[str, Any],
-    known: Mapping[str, Any],
-    *,
-    head: str,
-    tags: Mapping[str, str],
-    new: bool,
-) -> Pushed:
+def _finished(remote: Remote, bundle: Bundle, state: State, *, new: bool) -> Pushed:
     """The version in which this content was committed before; it is tagged now where that is still to do."""
-    version = known["version"]
-    if version in tags:
-        return Pushed(remote.repo_id, version, tags[version], f"{remote.url}/tree/{version}", new=new)
-    sha = remote.commit_of(_mark(bundle.key))
+    assert state.known is not None and state.head is not None
+    version = state.known["version"]
+    if version in state.tags:
+        return Pushed(remote.repo_id, version, state.tags[version], f"{remote.url}/tree/{version}", new=new)
+    sha = commit_of(remote, state.known, state.head)
     if sha is None:
-        # A pull request may be merged under another message; the head is this version if nothing came after it.
-        if document["versions"][-1]["version"] != version:
-            raise RemoteConflict(
-                f"{remote.where}: version {version} was committed, but its commit is not to be found below {head}; "
-                f"tag it by hand with `hf repo tag create`, or push with another --version"
-            )
-        sha = head
+        raise RemoteConflict(
+            f"{remote.where}: version {version} was committed, but its commit is not to be found below {state.head}; "
+            f"tag it by hand with `hf repo tag create`, or push with another --version"
+        )
     return _tagged(remote, bundle, version, sha, new=new)
 
 

@@ -7,13 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from svp_nlp.errors import HubRefused, LineageError
-from svp_nlp.hub import document as lineage
-from svp_nlp.hub.load import fetch_selection, ids_of
-from svp_nlp.hub.push import Bundle, Draft, Pushed, draft_commit, push_bundle, read_document
+from svp_nlp.hub.history import State, proposal_of, state_of
+from svp_nlp.hub.push import Bundle, Draft, Pushed, draft_card, draft_commit, push_bundle
 from svp_nlp.hub.remote import Remote, check_version
 from svp_nlp.hub.selections import DEFAULT_CONFIG, KIND, selection_bundle
 from svp_nlp.hub.source import bare_rows, find_source, open_source
+from svp_nlp.hub_errors import first_line
 from svp_nlp.labels import LabelSet
 from svp_nlp.pool import Pool
 from svp_nlp.selected import SelectedRows
@@ -94,37 +98,50 @@ def push_selection(
         return push_bundle(bundle, remote, version=version, private=private, create_pr=create_pr, message=message)
 
 
-def preview(bundle: Bundle, remote: Remote, *, version: str | None = None) -> dict[str, Any]:
+def preview(bundle: Bundle, remote: Remote, *, version: str | None = None, create_pr: bool = False) -> dict[str, Any]:
     """What a push would do; changes nothing, and needs no token for what is public.
 
     Returns:
-        `lines` for people; `repo_id, version, exists, known, files` (path -> bytes), `deleted`, `added`, `removed`
-        (rows against the version before; None for what is no selection) and `card`.
+        `lines` for people; `repo_id, version, exists, known` (nothing is to be pushed but perhaps a better card),
+        `files` (path -> bytes), `deleted`, `added`, `removed` (rows against the version before; None for what is no
+        selection, or cannot be compared) and `card` (empty where it stays as it is).
+    Raises:
+        SVPError: what the push would raise, as far as it can be known before.
     """
     if version is not None:
         check_version(version)
-    if "/" not in remote.repo_id:
+    if "/" not in remote.repo_id or create_pr:
         remote.sign_in()
-    head = remote.head()
-    document = lineage.parse(None, where=remote.where, kind=bundle.kind)
-    tags: dict[str, str] = {}
-    if head is not None:
-        document, tags = read_document(remote, head, bundle.kind), remote.tags()
-    known = lineage.version_of(document, bundle.key, bundle.config)
-    draft = draft_commit(bundle, remote, document, head=head, tags=tags, version=version)
-    added, removed = _difference(bundle, remote, document, head)
+    state = state_of(bundle, remote, version=version)
+    proposed = None
+    if create_pr and state.head is not None and state.known is None:
+        proposed = proposal_of(bundle, remote, state.head, version=version)
+    draft: Draft | None = None
+    if state.known is not None:
+        name, draft = state.known["version"], draft_card(bundle, remote, state)
+    elif proposed is not None:
+        name = proposed[2]
+    else:
+        draft = draft_commit(bundle, remote, state, version=version)
+        name = draft.version
     found = {
         "repo_id": remote.repo_id,
-        "version": draft.version if known is None else known["version"],
-        "exists": head is not None,
-        "known": known is not None,
-        "files": draft.sizes,
-        "deleted": list(draft.deletions),
-        "added": added,
-        "removed": removed,
-        "card": _card(draft),
+        "version": name,
+        "exists": state.head is not None,
+        "known": state.known is not None,
+        "files": {} if draft is None else draft.sizes,
+        "deleted": [] if draft is None else list(draft.deletions),
+        "added": None,
+        "removed": None,
+        "card": "" if draft is None else _card(draft),
     }
-    return {"lines": _lines(found, remote, bundle), **found}
+    lines = _first_lines(found, remote, bundle, pull_request=create_pr, proposed=proposed)
+    if state.known is None and proposed is None and bundle.kind == KIND:
+        changes, compared = _difference(bundle, remote, state)
+        found |= changes
+        lines.append(compared)
+    ending = ["", *found["card"].splitlines()] if draft is not None else []
+    return {"lines": [*lines, *ending, "", "nothing was pushed"], **found}
 
 
 def _card(draft: Draft) -> str:
@@ -133,29 +150,53 @@ def _card(draft: Draft) -> str:
     return card.decode()
 
 
-def _difference(
-    bundle: Bundle, remote: Remote, document: dict[str, Any], head: str | None
-) -> tuple[int | None, int | None]:
-    if bundle.kind != KIND:
-        return None, None
-    now = set(ids_of(list(bundle.files.values())))
-    if head is None or bundle.config not in document["configs"]:
-        return len(now), 0
-    token = remote.api.token if isinstance(remote.api.token, str) else None
-    before, _ = fetch_selection(remote.repo_id, revision=head, config=bundle.config, token=token)
-    then = set(ids_of(before.files))
-    return len(now - then), len(then - now)
+def _difference(bundle: Bundle, remote: Remote, state: State) -> tuple[dict[str, int | None], str]:
+    """Rows added and removed against the last version, of which nothing but the ids is read; and that in words."""
+    now = pa.chunked_array([chunk for file in bundle.files.values() for chunk in _ids(file).chunks], pa.string())
+    before = state.document["configs"].get(bundle.config)
+    try:
+        then = _ids_there(remote, str(state.head), [] if before is None else list(before["files"]))
+    except Exception as error:  # a push does not read them, so it may well succeed
+        told = f"  rows: {len(now):,}; those of the version before cannot be read ({first_line(error)})"
+        return {"added": None, "removed": None}, told
+    kept = pc.sum(pc.is_in(now, value_set=then)).as_py() or 0
+    added, removed = len(now) - kept, len(then) - kept
+    told = f"  rows: {added:,} added, {removed:,} removed against the version before"
+    return {"added": added, "removed": removed}, told
 
 
-def _lines(found: dict[str, Any], remote: Remote, bundle: Bundle) -> list[str]:
+def _ids(file: Any) -> pa.ChunkedArray:
+    return pq.read_table(file, columns=["svp_id"])["svp_id"].cast(pa.string())
+
+
+def _ids_there(remote: Remote, sha: str, files: list[str]) -> pa.ChunkedArray:
+    from huggingface_hub import HfFileSystem
+
+    folder = HfFileSystem(token=remote.api.token, skip_instance_cache=True)
+    chunks: list[pa.Array] = []
+    for name in files:
+        with folder.open(f"datasets/{remote.repo_id}@{sha}/{name}", "rb") as file:
+            chunks += _ids(file).chunks
+    return pa.chunked_array(chunks, pa.string())
+
+
+def _first_lines(
+    found: dict[str, Any],
+    remote: Remote,
+    bundle: Bundle,
+    *,
+    pull_request: bool,
+    proposed: tuple[int, str, str] | None,
+) -> list[str]:
     where = f"{remote.repo_type} {found['repo_id']}" + ("" if found["exists"] else " (does not exist yet: it is made)")
     if found["known"]:
         first = f"nothing to push: this content is version {found['version']} of {where}"
+        first += "; its card would be brought up to date" if found["files"] else ""
+    elif proposed is not None:
+        first = f"nothing to push: {remote.url}/discussions/{proposed[0]} proposes this content as {proposed[2]}"
     else:
-        first = f"would push {bundle.title} as {found['version']} of {where}, configuration {bundle.config}"
-    width = max(map(len, found["files"]))
+        verb = "propose" if pull_request else "push"
+        first = f"would {verb} {bundle.title} as {found['version']} of {where}, configuration {bundle.config}"
+    width = max(map(len, found["files"]), default=0)
     lines = [first, *(f"  {path:<{width}}  {size:>13,} bytes" for path, size in sorted(found["files"].items()))]
-    lines += [f"  {path:<{width}}  deleted" for path in found["deleted"]]
-    if found["added"] is not None:
-        lines.append(f"  rows: {found['added']:,} added, {found['removed']:,} removed against the version before")
-    return [*lines, "", *found["card"].splitlines(), "", "nothing was pushed"]
+    return lines + [f"  {path:<{width}}  deleted" for path in found["deleted"]]
