@@ -21,6 +21,7 @@ from typing import Any
 from svp_nlp.errors import HubRefused, LineageError
 from svp_nlp.files import sha256_file
 from svp_nlp.hub.remote import check_version
+from svp_nlp.hub_errors import first_line
 
 FILE = "lineage.json"
 _FORMAT = 1
@@ -171,7 +172,7 @@ def reading(where: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # of this machine; Parquet's own have no number
             raise
         raise LineageError(
-            f"{where}: its {FILE} is damaged, or of a newer svp_nlp ({type(error).__name__}: {error}); upgrade "
+            f"{where}: its {FILE} is damaged, or of a newer svp_nlp ({first_line(error)}); upgrade "
             "svp_nlp, or ask who pushed it"
         ) from error
 

@@ -75,11 +75,6 @@ def _columns(version: Version, names: list[str]) -> pa.Table:
     return pa.concat_tables([pq.read_table(file, columns=names) for file in version.files])
 
 
-def ids_of(files: list[Path]) -> list[str]:
-    """The ids of all rows in the files of a version."""
-    return [id_ for file in files for id_ in pq.read_table(file, columns=["svp_id"])["svp_id"].to_pylist()]
-
-
 def load_selected(
     repo_id: str,
     *,

@@ -217,7 +217,8 @@ def _card(bundle: Bundle, remote: Remote, document: Mapping[str, Any], version: 
         readme=None if readme is None else _decoded(readme, remote),
         pictures=tuple(bundle.extra),
     )
-    return bundle.card(context).encode()
+    with lineage.reading(remote.where):  # of the other configurations, too, which others may have pushed
+        return bundle.card(context).encode()
 
 
 def _decoded(readme: bytes, remote: Remote) -> str:

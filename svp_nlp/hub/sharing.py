@@ -17,6 +17,7 @@ from svp_nlp.hub.push import Bundle, Draft, Pushed, draft_card, draft_commit, pu
 from svp_nlp.hub.remote import Remote, check_version
 from svp_nlp.hub.selections import DEFAULT_CONFIG, KIND, selection_bundle
 from svp_nlp.hub.source import bare_rows, find_source, open_source
+from svp_nlp.hub_cache import using_token
 from svp_nlp.hub_errors import first_line
 from svp_nlp.labels import LabelSet
 from svp_nlp.pool import Pool
@@ -94,7 +95,7 @@ def push_selection(
         given = labels.of_positions(selection.positions_K)
         rows = SelectedRows(pool, given, rows.scores_L, names, label_column)
     remote = Remote(repo_id, "dataset", token=token)
-    with selection_bundle(rows, selection, config=config, index_only=index_only) as bundle:
+    with using_token(token), selection_bundle(rows, selection, config=config, index_only=index_only) as bundle:
         return push_bundle(bundle, remote, version=version, private=private, create_pr=create_pr, message=message)
 
 

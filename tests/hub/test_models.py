@@ -13,7 +13,8 @@ from strangers import push_entry
 from toy import toy_rows, write_toy
 
 from svp_nlp import load_pool, load_test, models, open_workspace
-from svp_nlp.errors import HubRefused, LineageError, ModelError, SVPError
+from svp_nlp.errors import HubRefused, LineageError, ModelError
+from svp_nlp.files import sha256_file
 from svp_nlp.hub.models import load_predictor, model_bundle
 from svp_nlp.hub.push import push_bundle
 from svp_nlp.hub.remote import Remote
@@ -196,8 +197,6 @@ def test_a_file_that_was_changed_at_the_hub_is_refused_and_the_version_before_is
     ],
 )
 def test_weights_that_can_run_code_and_code_of_a_repository_are_refused(hub, repo_id, runs, changes, told, tmp_path):
-    from svp_nlp.files import sha256_file
-
     push(repo_id, runs("tfidf"))
     config = json.loads((weights(runs("tfidf")) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
@@ -248,13 +247,15 @@ def test_a_lineage_that_is_damaged_is_one_line(hub, repo_id, files, tmp_path):
 
 
 def test_a_spec_that_no_model_has_is_one_line(hub, repo_id, tmp_path):
-    config = {"svp_kind": "tfidf", "svp_format": 1, "weights": "a.safetensors", "spec": {"kind": "tfidf", "bucket": -1}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "a.safetensors").write_bytes(b"")
+    config = {"svp_kind": "tfidf", "spec": {"kind": "tfidf", "bucket": -1}, "weights": "a.safetensors"}
+    config["weights_sha256"] = sha256_file(tmp_path / "a.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
     files = {name: tmp_path / name for name in ("config.json", "a.safetensors")}
     push_entry(repo_id, "model", {}, files, repo_type="model")
-    with pytest.raises(SVPError, match=repo_id):
+    with pytest.raises(LineageError, match=rf"^{repo_id} @ .*ValidationError") as told:
         load_predictor(repo_id)
+    assert "\n" not in str(told.value)
 
 
 def test_a_weight_that_was_changed_here_is_refused_before_anything_is_pushed(hub, runs, tmp_path):

@@ -170,7 +170,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_lineage_is_one_line_for_who_reads_and_who_pushes(hub, repo_id, pool, damage, tmp_path, monkeypatch):
+def test_a_damaged_lineage_is_one_line(hub, repo_id, pool, damage, tmp_path, monkeypatch):
     (tmp_path / "a/b/c").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a/b/c")
     push(pool, repo_id, 5)
@@ -180,6 +180,32 @@ def test_a_damaged_lineage_is_one_line_for_who_reads_and_who_pushes(hub, repo_id
     assert "\n" not in str(told.value)
     assert "several" not in str(told.value)
     assert not list((tmp_path / "a").rglob("*.*"))
+
+
+@pytest.mark.parametrize("damage", ["a-version-is-a-number", "files-are-a-list", "endless-format", "deep", "a-list"])
+def test_a_damaged_lineage_is_one_line_for_who_pushes_too(hub, repo_id, pool, damage):
+    push(pool, repo_id, 5)
+    rewrite_lineage(repo_id, DAMAGES[damage])
+    with pytest.raises(HubRefused, match=r"its lineage\.json was not written by svp_nlp, or is damaged"):
+        push(pool, repo_id, 6)
+
+
+def test_a_configuration_of_others_that_no_card_can_tell_of_is_one_line_for_who_pushes(hub, repo_id, pool):
+    push(pool, repo_id, 5)
+    rewrite_lineage(repo_id, _put({"version": "v1", "files": {}}, "configs", "other"))
+    with pytest.raises(LineageError, match=rf"dataset {repo_id}: its lineage\.json is damaged"):
+        push(pool, repo_id, 6)
+
+
+def test_the_token_that_is_given_also_reads_the_licence_of_the_private_parent(hub, repo_id, monkeypatch):
+    texts, labels = toy_rows(30)
+    Dataset.from_dict({"text": texts, "label": labels}).push_to_hub(f"{repo_id}-pool", private=True)
+    huggingface_hub.metadata_update(f"{repo_id}-pool", {"license": "mit"}, repo_type="dataset")
+    parent = load_pool(f"{repo_id}-pool")
+    monkeypatch.delenv("HF_TOKEN")
+    push(parent, repo_id, 5, token=ALICE)
+    assert huggingface_hub.get_token() is None
+    assert huggingface_hub.DatasetCard.load(repo_id).data.license == "mit"
 
 
 def test_a_version_is_pulled_under_the_name_that_was_asked_for(hub, repo_id, pool, tmp_path, monkeypatch):
