@@ -129,7 +129,7 @@ def push_bundle(
             raise HubRefused(f"{remote.where}: it is there, but this token may not see it; log in with one that may")
         if state.known is not None:
             done = _finished(remote, bundle, state, new=tried)
-            return done if tried else _with_new_card(done, remote, bundle, state)
+            return done if tried or create_pr else _with_new_card(done, remote, bundle, state)
         if create_pr and (found := proposal_of(bundle, remote, state.head, version=version)) is not None:
             number, sha, name = found
             url = f"{remote.url}/discussions/{number}"

@@ -119,7 +119,7 @@ def preview(bundle: Bundle, remote: Remote, *, version: str | None = None, creat
         proposed = proposal_of(bundle, remote, state.head, version=version)
     draft: Draft | None = None
     if state.known is not None:
-        name, draft = state.known["version"], draft_card(bundle, remote, state)
+        name, draft = state.known["version"], None if create_pr else draft_card(bundle, remote, state)
     elif proposed is not None:
         name = proposed[2]
     else:

@@ -205,6 +205,8 @@ def test_a_preview_tells_that_only_the_card_would_be_renewed(hub, repo_id, run):
     found = look(run, repo_id, 1)
     assert found["lines"][0].endswith("; its card would be brought up to date")
     assert set(found["files"]) == {"README.md", "lineage.json"}
+    assert look(run, repo_id, 1, create_pr=True)["files"] == {}
+    assert not push(run, repo_id, 1, create_pr=True).card_updated  # who only proposes does not move main
     assert push(run, repo_id, 1).card_updated
 
 
