@@ -26,6 +26,7 @@ from svp_nlp.errors import LineageError, PoolError, RecipeError
 from svp_nlp.files import safe_name
 from svp_nlp.hub.document import reading
 from svp_nlp.hub.pull import Version, fetch
+from svp_nlp.hub_cache import using_token
 from svp_nlp.hub_errors import disk_errors
 from svp_nlp.pool import Pool, PoolRef
 from svp_nlp.selection import Lineage, Selection
@@ -110,9 +111,11 @@ class Signals:
         ids_K = self.ids_N.take(pa.array(positions_K)).combine_chunks()
         return Selection(positions_K, ids_K, scores_K, lineage)
 
-    def open_pool(self) -> Pool:
+    def open_pool(self, *, token: str | None = None) -> Pool:
         """The pool that was scored, from the Hub, verified.
 
+        Args:
+            token: None: the one that `hf auth login` or HF_TOKEN gives.
         Raises:
             LineageError: it is on no Hub, or is not what it was.
             PoolError: it cannot be opened.
@@ -125,7 +128,8 @@ class Signals:
             )
         names = {field.name for field in dataclasses.fields(PoolRef)}
         try:
-            pool = PoolRef(**{name: value for name, value in ref.items() if name in names}).open()
+            with using_token(token):
+                pool = PoolRef(**{name: value for name, value in ref.items() if name in names}).open()
         except PoolError as error:
             raise LineageError(f"{self.where}: the pool that was scored cannot be opened: {error}") from None
         self.verify(pool)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_dataset
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from localhub import ALICE
 from strangers import push_entry
 from toy import CLASS_NAMES, toy_rows, write_toy
 
@@ -149,10 +150,12 @@ def test_another_pool_is_refused_by_its_first_row_that_differs(hub, repo_id, run
         load_signals(repo_id).open_pool()
 
 
-def test_a_pool_of_the_hub_with_ids_of_its_own_is_opened_by_commit_and_the_choice_is_the_same(hub, repo_id, tmp_path):
+def test_a_pool_of_the_hub_with_ids_of_its_own_is_opened_by_commit_and_the_choice_is_the_same(
+    hub, repo_id, tmp_path, monkeypatch
+):
     texts, labels = toy_rows(80)
     rows = {"text": texts, "label": [CLASS_NAMES[label] for label in labels], "name": [f"row {i}" for i in range(80)]}
-    Dataset.from_dict(rows).push_to_hub(f"{repo_id}-pool")
+    Dataset.from_dict(rows).push_to_hub(f"{repo_id}-pool", private=True)
     pool = load_pool(f"{repo_id}-pool", id_column="name")
     with open_workspace(pool, run_dir=tmp_path / "run") as workspace:
         fast = make_learner("fasttext", bucket=1000, epochs=3, learning_rate=0.5)
@@ -162,7 +165,13 @@ def test_a_pool_of_the_hub_with_ids_of_its_own_is_opened_by_commit_and_the_choic
     signals = load_signals(repo_id)
     found = signals.select("margin", budget=20)
     assert found.fingerprint == last.selection.fingerprint
-    assert found.to_dataset(signals.open_pool())["text"] == [texts[p] for p in found.positions_K]
+    monkeypatch.delenv("HF_TOKEN")  # and by whom it is opened is as given
+    monkeypatch.setenv("SVP_CACHE", str(tmp_path / "fresh"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "fresh")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "fresh"))
+    with pytest.raises(LineageError, match="cannot be opened"):
+        signals.open_pool()
+    assert found.to_dataset(signals.open_pool(token=ALICE))["text"] == [texts[p] for p in found.positions_K]
 
 
 def test_a_file_that_was_changed_at_the_hub_is_refused(hub, repo_id, run):
