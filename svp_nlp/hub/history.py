@@ -53,6 +53,7 @@ def state_of(bundle: Bundle, remote: Remote, *, version: str | None = None) -> S
         return State(None, {}, lineage.parse(None, where=remote.where, kind=bundle.kind), None)
     tags = remote.tags()
     document = read_document(remote, head, bundle.kind)
+    _check_role(document, bundle, remote)
     known = lineage.version_of(document, bundle.key, bundle.config, version)
     if known is not None and version in (None, known["version"]) and _is_still(remote, known, tags):
         return State(head, tags, document, known)
@@ -79,6 +80,14 @@ def read_document(remote: Remote, sha: str, kind: str) -> dict[str, Any]:
                 f"{remote.where} holds files that svp_nlp did not write ({', '.join(foreign[:3])}); name a new one"
             )
     return lineage.parse(data, where=remote.where, kind=kind)
+
+
+def _check_role(document: Mapping[str, Any], bundle: Bundle, remote: Remote) -> None:
+    """Raises: HubRefused: a target among proxies, or the other way: who loads the newest would get either."""
+    wanted = bundle.entry.get("role")
+    for entry in document["configs"].values():
+        if wanted and entry.get("role", wanted) != wanted:
+            raise HubRefused(f"{remote.where} holds a {entry['role']}, not a {wanted}; name another repository")
 
 
 def _versions_at(remote: Remote, sha: str) -> list[dict[str, Any]]:

@@ -78,6 +78,8 @@ class Publisher:
             self._remote.sign_in()
             if (head := self._remote.head()) is not None:
                 self._remote.may_write()
+                if self._settings["private"] is not None:
+                    self._remote.check_visibility(private=self._settings["private"])
                 read_document(self._remote, head, KIND)
         except Exception as error:
             if isinstance(error, HubRefused | LineageError) and not self._has_begun:

@@ -74,6 +74,7 @@ class Pushed:
     url: str  # of the version's page, or of the pull request
     new: bool  # False: the same content was there already
     pull_request: bool = False
+    newest: str | None = None  # the version at `main`, where this one is older
     card_updated: bool = False  # the content was there, but its card told less than is known now
     card_failure: str | None = None  # why its card still does
 
@@ -107,7 +108,7 @@ def push_bundle(
 
     Args:
         version: name of the tag; None: v1, v2, ...
-        private: for a repository that is made now; None: as the account's default says.
+        private: for a repository that is made now; None: as the account's default says. One that exists must be so.
         create_pr: propose the commit instead of making it; there is no tag until it is merged and pushed again.
         message: first line of the commit message; None: made from the content.
     Returns:
@@ -122,6 +123,8 @@ def push_bundle(
     remote.sign_in()
     if remote.head() is None:
         remote.create(private=private)
+    elif private is not None:
+        remote.check_visibility(private=private)
     attempts, tried = Attempts(remote.patience, f"{remote.where}: pushing"), False
     while True:
         state = state_of(bundle, remote, version=version)
@@ -134,6 +137,8 @@ def push_bundle(
             number, sha, name = found
             url = f"{remote.url}/discussions/{number}"
             return Pushed(remote.repo_id, name, sha, url, new=False, pull_request=True)
+        if not tried:
+            _warn_of_texts(bundle, remote, state)
         draft = draft_commit(bundle, remote, state, version=version)
         tried = True
         try:
@@ -147,6 +152,16 @@ def push_bundle(
         if create_pr:
             return Pushed(remote.repo_id, draft.version, info.oid, str(info.pr_url), new=True, pull_request=True)
         return _tagged(remote, bundle, draft.version, info.oid, new=True)
+
+
+def _warn_of_texts(bundle: Bundle, remote: Remote, state: State) -> None:
+    holds_texts = any(entry.get("index_only") is False for entry in state.document["configs"].values())
+    if bundle.entry.get("index_only") and holds_texts:
+        log.warning(
+            "%s: versions before this one hold the texts, and versions are never changed: for a pool that must not be "
+            "passed on, push to a new repository and delete this one",
+            remote.where,
+        )
 
 
 def draft_commit(bundle: Bundle, remote: Remote, state: State, *, version: str | None) -> Draft:
@@ -264,15 +279,18 @@ def _finished(remote: Remote, bundle: Bundle, state: State, *, new: bool) -> Pus
     """The version in which this content was committed before; it is tagged now where that is still to do."""
     assert state.known is not None and state.head is not None
     version = state.known["version"]
+    newest = str(state.document["versions"][-1]["version"])
+    later = None if newest == version else newest
     if version in state.tags:
-        return Pushed(remote.repo_id, version, state.tags[version], f"{remote.url}/tree/{version}", new=new)
+        url = f"{remote.url}/tree/{version}"
+        return Pushed(remote.repo_id, version, state.tags[version], url, new=new, newest=later)
     sha = commit_of(remote, state.known, state.head)
     if sha is None:
         raise RemoteConflict(
             f"{remote.where}: version {version} was committed, but its commit is not to be found below {state.head}; "
             f"tag it by hand with `hf repo tag create`, or push with another --version"
         )
-    return _tagged(remote, bundle, version, sha, new=new)
+    return replace(_tagged(remote, bundle, version, sha, new=new), newest=later)
 
 
 def _tagged(remote: Remote, bundle: Bundle, version: str, sha: str, *, new: bool) -> Pushed:

@@ -120,6 +120,16 @@ class Remote:
             "asking for the right to write",
         )
 
+    def check_visibility(self, *, private: bool) -> None:
+        """Raises: HubRefused: the repository, which exists, is public and should be private, or the other way."""
+        is_private = bool(self.call(lambda: self._info(None).private, "looking it up"))
+        if is_private != private:
+            is_so, option = ("private", "--public") if is_private else ("public", "--private")
+            raise HubRefused(
+                f"{self.where} exists and is {is_so}; change that in its settings ({self.url}/settings), or leave "
+                f"{option} out"
+            )
+
     def create(self, *, private: bool | None) -> None:
         """Make the repository where it is missing; an existing one stays as it is."""
         self.call(

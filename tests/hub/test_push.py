@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from localhub import ALICE, BOB, Fault
 from toy_versions import QUICK, push_toy, toy_bundle
 
-from svp_nlp.errors import RemoteConflict
+from svp_nlp.errors import HubRefused, RemoteConflict
 from svp_nlp.hub.push import push_bundle
 from svp_nlp.hub.remote import Remote
 from svp_nlp.hub.sharing import bundle_of, preview
@@ -224,3 +224,32 @@ def test_a_preview_reads_nothing_but_ids_and_goes_on_where_it_cannot(hub, repo_i
     commit(repo_id, CommitOperationDelete("data/default/train-00000-of-00001.parquet"))
     assert look(run, repo_id, 3)["added"] is None
     assert push(run, repo_id, 3).version == "v2"
+
+
+def test_a_public_repository_takes_nothing_that_should_be_private(hub, repo_id, tmp_path):
+    push_toy(tmp_path, repo_id, 1, private=False)
+    with pytest.raises(
+        HubRefused, match=r"exists and is public; change that in its settings .*, or leave --private out"
+    ):
+        push_toy(tmp_path, repo_id, 2, private=True)
+    assert push_toy(tmp_path, repo_id, 2, private=False).version == "v2"
+
+
+def test_content_that_is_no_more_the_newest_says_what_is(hub, repo_id, tmp_path):
+    assert push_toy(tmp_path, repo_id, 1).newest is None
+    push_toy(tmp_path, repo_id, 2)
+    assert push_toy(tmp_path, repo_id, 1).newest == "v2"
+    assert push_toy(tmp_path, repo_id, 2).newest is None
+
+
+def test_a_target_is_not_pushed_among_proxies_nor_ids_silently_after_texts(hub, repo_id, tmp_path, caplog):
+    bundle = toy_bundle(tmp_path, 1)
+    remote = Remote(repo_id, "dataset", patience=QUICK)
+    texts = dataclasses.replace(bundle, entry={**bundle.entry, "role": "proxy", "index_only": False})
+    push_bundle(texts, remote)
+    other = dataclasses.replace(toy_bundle(tmp_path, 2), entry={**bundle.entry, "role": "target"})
+    with pytest.raises(HubRefused, match="holds a proxy, not a target; name another repository"):
+        push_bundle(other, remote)
+    ids = dataclasses.replace(toy_bundle(tmp_path, 2), entry={**bundle.entry, "index_only": True})
+    push_bundle(ids, remote)
+    assert "versions before this one hold the texts" in caplog.text
