@@ -59,9 +59,14 @@ def push(
 
         options: dict[str, Any] = {"arm": arm, "seed": seed, "round": round_, "config": config}
         if repo_id is None:
-            given = [name for name, value in options.items() if value is not None]
-            if what is not What.selection or given or version or create_pr or dry_run:
-                raise HubRefused(f"name the repository: svp push {source} acme/selected")
+            given = [*options.values(), version, private, message, create_pr or None, index_only or None]
+            if what is not What.selection or dry_run or any(value is not None for value in given):
+                raise HubRefused(
+                    "without REPO the rounds are pushed where and how the recipe's `publish` says, so no option goes "
+                    f"with it; name the repository: svp push {source} acme/selected"
+                )
+            if not source.exists():
+                raise HubRefused(f"{source} does not exist; expected what `svp run` made")
             pushed = Publisher.of_run(source).push_left()
             told = [f"{'card of' if one.card_updated else 'pushed'} {one.version}  {one.url}" for one in pushed]
             lines = told or ["all rounds were pushed before"]

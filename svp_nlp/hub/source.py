@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,15 @@ from svp_nlp.files import read_json
 from svp_nlp.labels import LabelSet
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
 from svp_nlp.pool import Pool, PoolRef, read_labels
+from svp_nlp.pool_source import is_hub_id
 from svp_nlp.run import RECIPE_FILE, STEP_FILE
 from svp_nlp.selected import SelectedRows
 from svp_nlp.selection import Selection
 
 _DATA_FILE = "selection.parquet"
+_SEED = re.compile(r"seed-(\d+)")
+_ROUND = re.compile(r"(?:round|keep)-(\d+)")  # whatever else lies beside them, such as copies, is not the run's
+_PATHS = frozenset({"path", "model_name_or_path", "name_or_path", "_name_or_path"})
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,16 @@ def find_source(
     """
     path = Path(path)
     if (path / _DATA_FILE).is_file():
+        if (arm, seed, round) != (None, None, None):
+            raise HubRefused(
+                f"{path} is one selection; --arm, --seed and --round choose among those of a run: leave them out, or "
+                "name the run directory"
+            )
         return _selection_directory(path)
     if not (path / RECIPE_FILE).is_file():
         what = "is neither a run directory nor a selection" if path.exists() else "does not exist"
         raise HubRefused(f"{path} {what}; expected what `svp run` made, or a directory with {_DATA_FILE}")
-    seeds = sorted(int(p.name.removeprefix("seed-")) for p in path.glob("seed-*") if _arms(p))
+    seeds = [number for number, directory in _seeds(path).items() if _arms(directory)]
     if not seeds:
         raise HubRefused(f"{path} has no finished round yet; `svp status {path}` tells how far it is")
     seed = seeds[0] if seed is None else seed
@@ -89,15 +99,21 @@ def find_source(
 
 def _selection_directory(path: Path) -> Source:
     path = path.resolve()
-    parents = [p for p in path.parents if (p / RECIPE_FILE).is_file()]
+    run_dir = next((p for p in path.parents if (p / RECIPE_FILE).is_file()), None)
     lineage = Selection.load(path).lineage
-    if not parents:
-        return Source(None, lineage.seed, lineage.strategy, (path,))
-    run_dir = parents[0]
-    arm = path.relative_to(run_dir).parts[1]
-    if arm == "start":
-        return Source(run_dir, lineage.seed, arm, (path,))
-    return find_source(run_dir, arm=arm, seed=lineage.seed, round=lineage.round)
+    parts = () if run_dir is None else path.relative_to(run_dir).parts
+    if run_dir is not None and len(parts) in (3, 4) and _SEED.fullmatch(parts[0]) and parts[-1] == "selection":
+        if parts[1:-1] == ("start",):
+            return Source(run_dir, lineage.seed, "start", (path,))
+        if len(parts) == 4 and _ROUND.fullmatch(parts[2]):
+            return find_source(run_dir, arm=parts[1], seed=lineage.seed, round=lineage.round)
+    return Source(None, lineage.seed, lineage.strategy, (path,))  # also one that somebody saved below a run
+
+
+def _seeds(run_dir: Path) -> dict[int, Path]:
+    """Seed -> its directory, in order."""
+    found = {int(name[1]): p for p in run_dir.glob("seed-*") if (name := _SEED.fullmatch(p.name))}
+    return dict(sorted(found.items()))
 
 
 def _arms(seed_dir: Path) -> dict[str, dict[int, Path]]:
@@ -106,29 +122,26 @@ def _arms(seed_dir: Path) -> dict[str, dict[int, Path]]:
     start = seed_dir / "start" / "selection"
     for pattern, needs in (("round-*", "labels"), ("keep-*", "selection")):
         for directory in sorted(seed_dir.glob(f"*/{pattern}")):
-            if (directory / "selection" / STEP_FILE).exists() and (directory / needs / STEP_FILE).exists():
+            finished = (directory / "selection" / STEP_FILE).exists() and (directory / needs / STEP_FILE).exists()
+            if finished and (name := _ROUND.fullmatch(directory.name)):
                 rounds = found.setdefault(directory.parent.name, {})
                 if (start / STEP_FILE).exists():
                     rounds[0] = start
-                rounds[_round(directory)] = directory / "selection"
+                lineage = directory / "selection" / "lineage.json"
+                number = int(name[1]) if pattern == "round-*" else int(read_json(lineage)["round"])
+                rounds[number] = directory / "selection"
     return dict(sorted(found.items()))
 
 
 def finished_rounds(run_dir: Path) -> list[tuple[str, int, int]]:
     """(arm, seed, round) of all that a run has picked and labelled, without the start set."""
     return [
-        (arm, int(seed_dir.name.removeprefix("seed-")), round)
-        for seed_dir in sorted(run_dir.glob("seed-*"), key=lambda p: int(p.name.removeprefix("seed-")))
+        (arm, seed, round)
+        for seed, seed_dir in _seeds(run_dir).items()
         for arm, rounds in _arms(seed_dir).items()
         for round in sorted(rounds)
         if round > 0
     ]
-
-
-def _round(directory: Path) -> int:
-    if directory.name.startswith("round-"):
-        return int(directory.name.removeprefix("round-"))
-    return int(read_json(directory / "selection" / "lineage.json")["round"])
 
 
 def _first_arm(recipe: dict[str, Any], arms: dict[str, dict[int, Path]]) -> str:
@@ -176,12 +189,10 @@ def _labels(path: Path, selection: Selection, recipe: dict[str, Any], column: La
     return ColumnOracle(ColumnOracleSpec(noise=noise), column, pool.keys_N, selection.lineage.seed).collect(selection)
 
 
-def bare_rows(selection: Selection, pool: Pool, labels: LabelSet | None = None) -> SelectedRows:
-    """A selection without labels, or with some that were given for it."""
+def bare_rows(selection: Selection, pool: Pool) -> SelectedRows:
+    """A selection without labels."""
     import pyarrow as pa
 
-    if labels is not None:
-        return SelectedRows(pool, labels, scores_of([selection]), None, None)
     nothing = pa.nulls(len(selection), pa.string())
     unlabelled = LabelSet.of(selection.positions_K, selection.ids_K, nothing, round=selection.lineage.round, source="")
     table = unlabelled.table.set_column(4, "source", nothing)
@@ -189,7 +200,7 @@ def bare_rows(selection: Selection, pool: Pool, labels: LabelSet | None = None) 
 
 
 def scores_of(selections: list[Selection]) -> FloatN:
-    """float32 per row, NaN where no model ranked it."""
+    """float32 per row, NaN where no model ranked it: what random drew rows by is not told."""
     return np.concatenate(
         [
             np.full(len(s), np.nan, np.float32) if s.scores_K is None or s.lineage.proxy is None else s.scores_K
@@ -205,14 +216,21 @@ def open_pool(selection: Selection, *, path: str | None = None) -> Pool:
     return PoolRef(**(ref if path is None else ref | {"path": path, "revision": None, "streaming": False})).open()
 
 
-def shareable(value: Any) -> Any:
-    """JSON values without what concerns this machine: of an absolute path only its last part; no tokens."""
+def shareable(value: Any, *, name: str = "") -> Any:
+    """JSON values without what concerns this machine: of a local path only its last part; no tokens.
+
+    A relative path looks like other text, and like the id of a repository: it is looked for where paths stand.
+
+    Args:
+        name: under which the value stands.
+    """
     if isinstance(value, dict):
-        return {key: shareable(inner) for key, inner in value.items()}
+        return {key: shareable(inner, name=key) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [shareable(inner) for inner in value]
+        return [shareable(inner, name=name) for inner in value]
     if isinstance(value, str):
-        return scrub(Path(value).name if os.path.isabs(value) or value.startswith("~") else value)  # noqa: PTH117
+        is_local = os.path.isabs(value) or value.startswith("~") or (name in _PATHS and not is_hub_id(value))  # noqa: PTH117
+        return scrub(Path(value).name if is_local else value)
     return value
 
 
@@ -220,4 +238,6 @@ def pool_of(selection: Selection) -> dict[str, Any]:
     """The pool of a selection as others may know it."""
     pool = json.loads(json.dumps(dict(selection.lineage.pool)))
     on_hub = pool.get("revision") is not None
-    return {**shareable(pool), "on_hub": on_hub}
+    # A folder of the same name may lie here by now, or the pool's own not any more: the revision tells what it was.
+    path = pool["path"] if on_hub else scrub(Path(pool["path"]).name)
+    return {**shareable(pool), "path": path, "on_hub": on_hub}
