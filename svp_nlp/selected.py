@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from svp_nlp.arrays import FloatN
-from svp_nlp.files import atomic_directory, shipped_directory
+from svp_nlp.files import atomic_directory
 from svp_nlp.labels import LabelSet
+from svp_nlp.markdown import render
 from svp_nlp.pool import Pool
 
 if TYPE_CHECKING:
@@ -113,17 +114,4 @@ def write_selected(directory: Path, rows: SelectedRows, *, strategy: str) -> Non
         (tmp / "data").mkdir()
         write_rows(tmp / "data", rows)
         values = {"rows": len(rows), "strategy": strategy, "pool": rows.pool.ref, "label_column": rows.label_column}
-        (tmp / "README.md").write_text(card("selected.md", **values), encoding="utf-8")
-
-
-def card(template: str, **values: Any) -> str:
-    """Fill a template of hub_cards/."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(shipped_directory("hub_cards")),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  Markdown; what users wrote goes in code spans
-    )
-    return environment.get_template(template).render(**values)
+        (tmp / "README.md").write_text(f"{render('selected.md', **values)}\n", encoding="utf-8")

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from toy import CLASS_NAMES, write_toy
 
@@ -60,8 +61,6 @@ def test_the_fingerprint_depends_on_rows_and_order_not_on_scores_or_slicing(pool
 
 
 def test_a_changed_row_in_the_file_is_refused(pool, tmp_path):
-    import pyarrow.parquet as pq
-
     selection_of(pool, [1, 2, 3]).save(tmp_path / "s")
     path = tmp_path / "s" / "selection.parquet"
     table = pq.read_table(path)
@@ -92,8 +91,8 @@ def test_to_dataset_keeps_the_order_and_joins_labels(pool):
     assert labelled["svp_label"][:] == names
 
 
-def oracle_for(pool, noise=0.0, seed=0) -> ColumnOracle:
-    return ColumnOracle(ColumnOracleSpec(noise=noise), read_labels(pool, "label"), pool.keys_N, seed)
+def oracle_for(pool, noise=0.0, seed=0, column="label") -> ColumnOracle:
+    return ColumnOracle(ColumnOracleSpec(noise=noise), read_labels(pool, column), pool.keys_N, seed)
 
 
 def test_label_noise_hits_the_asked_share_and_the_same_rows_whoever_asks(pool):
@@ -144,3 +143,16 @@ def test_the_selected_folder_loads_as_a_dataset_with_class_names(pool, tmp_path)
     assert dataset["svp_position"][:] == [17, 3, 150]
     assert dataset["svp_score"][:] == [None, 0.5, 0.25]
     assert dataset["label"][:] == labels.indices(CLASS_NAMES).tolist()
+
+
+def test_what_a_folder_tells_of_itself_cannot_break_its_page(tmp_path):
+    names = ["text", "`l`\n# b"]
+    pq.write_table(pa.table([["a"], ["x"]], names), tmp_path / "p.parquet")
+    pool = PoolRef(str(tmp_path / "p.parquet")).open()
+    labels = oracle_for(pool, column=names[1]).collect(selection_of(pool, [0]))
+    rows = SelectedRows(pool, labels, np.array([np.nan], np.float32), ("x",), names[1])
+    write_selected(tmp_path / "out", rows, strategy="margin")
+    readme = (tmp_path / "out/README.md").read_text()
+    assert "\\`l\\` # b" in readme
+    assert [line for line in readme.splitlines() if line.startswith("#")] == ["# Selected rows"]
+    assert "revision" not in readme  # it is on no Hub

@@ -29,8 +29,8 @@ from svp_nlp.hub.card_tables import (
     shape_of,
     versions_of,
 )
-from svp_nlp.hub.markdown import Markdown, code, escape, link, render, table
 from svp_nlp.hub.readme import write_readme
+from svp_nlp.markdown import Markdown, code, escape, link, render, table
 from svp_nlp.report_format import count, learner_name
 
 if TYPE_CHECKING:

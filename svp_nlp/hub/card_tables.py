@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from svp_nlp.hub.markdown import Markdown, code, escape, link, table
+from svp_nlp.markdown import Markdown, code, escape, link, table
 from svp_nlp.report_format import DASH, count, learner_name, share, short
 
 if TYPE_CHECKING:

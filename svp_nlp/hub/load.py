@@ -24,9 +24,10 @@ from svp_nlp.hub.source import open_pool
 from svp_nlp.hub_cache import using_token
 from svp_nlp.hub_errors import disk_errors
 from svp_nlp.labels import LabelSet
+from svp_nlp.markdown import render
 from svp_nlp.pool import Pool, read_labels
 from svp_nlp.pool_source import quiet_libraries
-from svp_nlp.selected import SelectedRows, card, write_rows
+from svp_nlp.selected import SelectedRows, write_rows
 from svp_nlp.selection import Lineage, Selection
 
 if TYPE_CHECKING:
@@ -225,10 +226,10 @@ def pull_selection(
             else:
                 for file in version.files:
                     shutil.copyfile(file, tmp / "data" / file.name)
-            readme = card(
+            readme = render(
                 "pulled.md", repo_id=version.repo_id, version=version.name, sha=version.sha, rows=entry["rows"]
             )
-            (tmp / "README.md").write_text(readme, encoding="utf-8")
+            (tmp / "README.md").write_text(f"{readme}\n", encoding="utf-8")
             (tmp / FILE).write_bytes(dump({**version.document, "pulled": _pulled(version)}))
     except OSError as error:
         raise HubRefused(
