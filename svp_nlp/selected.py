@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,17 +14,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from svp_nlp.arrays import FloatN
+from svp_nlp.columns import LabelColumn
 from svp_nlp.files import atomic_directory
 from svp_nlp.labels import LabelSet
 from svp_nlp.markdown import render
-from svp_nlp.pool import Pool
+from svp_nlp.pool import Pool, read_labels
 
 if TYPE_CHECKING:
     from datasets import Features
 
-OWN_LABELS = "column"  # the source of a label that is the pool's own
 _ROWS_PER_GROUP = 50_000
 _ROWS_PER_FILE = 500_000
+
+
+class Digest(Protocol):
+    """A hash of `hashlib`."""
+
+    def update(self, data: Any, /) -> None:
+        """Take in more bytes."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +90,34 @@ class SelectedRows:
             columns["svp_round"] = part.table["round"]
             columns["svp_label_source"] = part.table["source"]
             if index_only:  # the pool's own labels are as little ours to give away as its texts
-                own = pc.equal(part.table["source"], OWN_LABELS)
-                columns["svp_label"] = pc.if_else(own, pa.scalar(None, pa.string()), part.table["label"])
+                given, own = part.table["label"].combine_chunks(), self._own_labels(part)
+                same = pc.fill_null(pc.equal(given, own), False)
+                columns["svp_label"] = pc.if_else(same, pa.scalar(None, pa.string()), given)
             yield pa.table([columns[name] for name in schema.names], schema.names).cast(schema)
 
+    def _own_labels(self, part: LabelSet) -> pa.Array:
+        """The names that the pool's own label column gives these rows; null where it has none."""
+        if self._pool_labels is None:
+            return pa.nulls(len(part), pa.string())
+        labels_L = self._pool_labels.labels_N[part.positions_L].astype(np.int64)
+        names = pa.array(self._pool_labels.class_names, pa.string())
+        return names.take(pa.array(labels_L, mask=labels_L < 0))
 
-def write_rows(directory: Path, rows: SelectedRows, *, index_only: bool = False) -> list[Path]:
+    @functools.cached_property
+    def _pool_labels(self) -> LabelColumn | None:
+        if self.class_names is None or self.label_column is None or self.label_column not in self.pool.features:
+            return None
+        return read_labels(self.pool, self.label_column)
+
+
+def write_rows(
+    directory: Path, rows: SelectedRows, *, index_only: bool = False, digest: Digest | None = None
+) -> list[Path]:
     """Write `train-00000-of-00001.parquet` and so on into an existing directory, at most 500,000 rows a file.
 
     Args:
         index_only: positions, ids and what svp_nlp adds, but no column of the pool.
+        digest: takes in the columns and all rows but for their scores, which another machine may round differently.
     Returns:
         the files, in order.
     """
@@ -105,7 +131,16 @@ def write_rows(directory: Path, rows: SelectedRows, *, index_only: bool = False)
                 if (table := next(tables, None)) is None:
                     break
                 writer.write_table(table)
+                if digest is not None:
+                    _take_in(table.drop_columns(["svp_score"]), digest)
     return files
+
+
+def _take_in(table: pa.Table, digest: Digest) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    digest.update(sink.getvalue())
 
 
 def write_selected(directory: Path, rows: SelectedRows, *, strategy: str) -> None:

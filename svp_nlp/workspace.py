@@ -118,6 +118,7 @@ class Fitted:
         return {
             "kind": spec.kind,
             "spec": spec.model_dump(mode="json"),
+            "spec_fingerprint": spec.fingerprint,
             "fingerprint": self.fingerprint,
             "reproducible": self.learner.reproducible,
             "processes": self.processes,

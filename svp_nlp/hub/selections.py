@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from svp_nlp.arrays import fingerprint_array, fingerprint_json
+from svp_nlp.errors import SVPError
 from svp_nlp.files import safe_name
 from svp_nlp.hub.card import selection_card
 from svp_nlp.hub.push import Bundle
-from svp_nlp.hub.remote import quiet
+from svp_nlp.hub.remote import Remote
+from svp_nlp.hub.retry import Patience
 from svp_nlp.hub.source import Source, pool_of, shareable
 from svp_nlp.report import summarize
 from svp_nlp.report_picture import learning_curve
@@ -27,9 +31,11 @@ from svp_nlp.run import now
 from svp_nlp.selected import SelectedRows, write_rows
 from svp_nlp.selection import Selection
 
+log = logging.getLogger(__name__)
 KIND = "selection"
 DEFAULT_CONFIG = "default"
 CURVE = "learning_curve.png"
+_FOR_A_CARD = Patience(deadline_s=30.0)
 
 
 @contextlib.contextmanager
@@ -52,7 +58,8 @@ def selection_bundle(
         directory = Path(name)
         folder = f"data/{config}"
         (directory / folder).mkdir(parents=True)
-        files = write_rows(directory / folder, rows, index_only=index_only)
+        digest = hashlib.sha256()
+        files = write_rows(directory / folder, rows, index_only=index_only, digest=digest)
         entry = _entry(rows, selection, files, index_only=index_only)
         extra: dict[str, Path] = {}
         if source is not None and source.run_dir is not None:
@@ -60,12 +67,12 @@ def selection_bundle(
             if (picture := _curve(source.run_dir)) is not None:
                 extra[CURVE] = directory / CURVE
                 extra[CURVE].write_bytes(picture)
-        meaning = {k: entry[k] for k in ("rows_fingerprint", "labels_fingerprint", "selection", "label_column")}
+        meaning = {k: entry[k] for k in ("labels_fingerprint", "class_names", "label_column", "selection")}
         yield Bundle(
             kind=KIND,
             repo_type="dataset",
             config=config,
-            key=fingerprint_json([KIND, 1, config, index_only, selection.lineage.pool["fingerprint"], meaning]),
+            key=fingerprint_json([KIND, 2, config, selection.lineage.pool["fingerprint"], digest.hexdigest(), meaning]),
             title=f"{len(rows):,} rows by {selection.lineage.strategy}, round {selection.lineage.round}",
             folder=folder,
             files={f"{folder}/{file.name}": file for file in files},
@@ -131,18 +138,23 @@ def rows_fingerprint(table: pa.Table) -> str:
 
 
 def source_card(selection: Selection) -> dict[str, Any] | None:
-    """Licence, language and task of the parent dataset, from its card; None where it has none or is on no Hub."""
+    """Licence, language and task of the parent dataset, as far as its card has them.
+
+    None: it is on no Hub, or could not be asked; a later push of the same content then fills them in.
+    """
     pool = selection.lineage.pool
     if pool.get("revision") is None:
         return None
-    from huggingface_hub import HfApi
-
-    with contextlib.suppress(Exception), quiet():  # a card without a licence is better than no version
-        data = HfApi(library_name="svp_nlp").dataset_info(pool["path"], revision=pool["revision"]).card_data
-        if data is not None:
-            names = ("license", "language", "task_categories")
-            return {name: value for name in names if (value := data.get(name)) is not None}
-    return None
+    try:
+        parent = Remote(pool["path"], "dataset", patience=_FOR_A_CARD)
+        info = parent.call(
+            lambda: parent.api.dataset_info(parent.repo_id, revision=pool["revision"]), "reading its card"
+        )
+    except SVPError as error:  # a card without a licence is better than no version
+        log.warning("the licence of the pool is not told: %s", error)
+        return None
+    names = ("license", "language", "task_categories")
+    return {name: value for name in names if (value := (info.card_data or {}).get(name)) is not None}
 
 
 def _recipe_text(run_dir: Path) -> str | None:
