@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from svp_nlp.arrays import FloatN
 from svp_nlp.columns import LabelColumn
+from svp_nlp.errors import LabelError
 from svp_nlp.files import atomic_directory
 from svp_nlp.labels import LabelSet
 from svp_nlp.markdown import render
@@ -105,9 +106,17 @@ class SelectedRows:
 
     @functools.cached_property
     def _pool_labels(self) -> LabelColumn | None:
-        if self.class_names is None or self.label_column is None or self.label_column not in self.pool.features:
-            return None
-        return read_labels(self.pool, self.label_column)
+        return None if self.class_names is None else own_labels(self.pool, self.label_column)
+
+
+def own_labels(pool: Pool, column: str | None) -> LabelColumn | None:
+    """What a pool itself says in a column for labels; None where it has no such column, or nothing to read in it."""
+    if column is None or column not in pool.features:
+        return None
+    try:
+        return read_labels(pool, column)
+    except LabelError:
+        return None
 
 
 def write_rows(

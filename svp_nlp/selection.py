@@ -99,7 +99,8 @@ class Selection:
         """The picked rows of the pool with all their columns, in the order of the selection.
 
         Adds `svp_position, svp_id, svp_score` and, when `labels` cover the selection, `svp_label, svp_round,
-        svp_label_source`. Rows that labels do not cover are left out.
+        svp_label_source`, in place of any that the pool has under these names. Rows that labels do not cover are left
+        out.
 
         Raises:
             LineageError: the pool is another one.
@@ -117,6 +118,7 @@ class Selection:
             for name, column in (("svp_label", "label"), ("svp_round", "round"), ("svp_label_source", "source")):
                 extra = extra.append_column(name, rows[column])
         dataset = pool.dataset(extra["svp_position"].to_numpy())
+        dataset = dataset.remove_columns([name for name in extra.column_names if name in dataset.column_names])
         for name in extra.column_names:
             dataset = dataset.add_column(name, extra[name].combine_chunks())
         return dataset
@@ -128,9 +130,9 @@ class Selection:
             repo_id: `namespace/name`; made where it is missing.
             pool: the one that it was made from.
             labels: what was given for all of its rows; None: the rows are pushed as they are in the pool.
-            options: `class_names` (their order; None: sorted), `label_column` ("label"), `version` (None: the next of
-                v1, v2, ...), `config` ("default"), `index_only` (no column of the pool), `private` (for a new
-                repository), `create_pr`, `message`, `token`.
+            options: `class_names` (their order; None: the pool's, others sorted), `label_column` ("label"), `version`
+                (None: the next of v1, v2, ...), `config` ("default"), `index_only` (no column of the pool), `private`
+                (for a new repository), `create_pr`, `message`, `token`.
         Returns:
             its `version`, `sha`, `url`, and whether it is `new`: the same content is not pushed twice.
         Raises:
@@ -148,6 +150,8 @@ class Selection:
         cls, repo_id: str, *, revision: str | None = None, config: str | None = None, token: str | None = None
     ) -> Selection:
         """The selection of a version: of its last round, where a version holds all that is labelled so far.
+
+        Its scores are those of a model: what rows were drawn by at random is not pushed, and `scores_K` then None.
 
         Args:
             revision: a version such as v3, a branch, or a commit; None: the newest.

@@ -156,3 +156,16 @@ def test_what_a_folder_tells_of_itself_cannot_break_its_page(tmp_path):
     assert "\\`l\\` # b" in readme
     assert [line for line in readme.splitlines() if line.startswith("#")] == ["# Selected rows"]
     assert "revision" not in readme  # it is on no Hub
+
+
+def test_a_pool_that_is_a_selection_itself_gives_its_columns_up(pool, tmp_path):
+    first = selection_of(pool, [17, 3, 150], np.array([3, 2, 1], np.float32))
+    labels = oracle_for(pool).collect(first)
+    first.to_dataset(pool, labels).to_parquet(tmp_path / "first.parquet")
+    again = PoolRef(str(tmp_path / "first.parquet")).open()
+    second = selection_of(again, [2, 0], np.array([9, 8], np.float32))
+    found = second.to_dataset(again, oracle_for(again).collect(second))
+    assert (found["svp_position"][:], found["svp_score"][:]) == ([2, 0], [9.0, 8.0])
+    rows = SelectedRows(again, oracle_for(again).collect(second), second.scores_K, CLASS_NAMES, "label")
+    write_selected(tmp_path / "out", rows, strategy="margin")
+    assert pq.read_table(tmp_path / "out/data")["svp_position"].to_pylist() == [2, 0]

@@ -154,7 +154,8 @@ def source_card(selection: Selection) -> dict[str, Any] | None:
         log.warning("the licence of the pool is not told: %s", error)
         return None
     names = ("license", "language", "task_categories")
-    return {name: value for name in names if (value := (info.card_data or {}).get(name)) is not None}
+    told = info.card_data
+    return {} if told is None else {name: told.get(name) for name in names if told.get(name) is not None}
 
 
 def _recipe_text(run_dir: Path) -> str | None:

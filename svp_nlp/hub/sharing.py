@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from svp_nlp.errors import HubRefused, LineageError
+from svp_nlp.errors import HubRefused, LabelError, LineageError
 from svp_nlp.hub.history import State, proposal_of, state_of
 from svp_nlp.hub.push import Bundle, Draft, Pushed, draft_card, draft_commit, push_bundle
 from svp_nlp.hub.remote import Remote, check_version
@@ -21,7 +21,7 @@ from svp_nlp.hub_cache import using_token
 from svp_nlp.hub_errors import first_line
 from svp_nlp.labels import LabelSet
 from svp_nlp.pool import Pool
-from svp_nlp.selected import SelectedRows
+from svp_nlp.selected import SelectedRows, own_labels
 from svp_nlp.selection import Selection
 
 
@@ -91,12 +91,35 @@ def push_selection(
         )
     rows = bare_rows(selection, pool)
     if labels is not None:
-        names = tuple(class_names) if class_names is not None else tuple(sorted(set(labels.table["label"].to_pylist())))
-        given = labels.of_positions(selection.positions_K)
+        given = _labels_of(selection, labels, pool, label_column)
+        names = _class_names(given, pool, label_column) if class_names is None else tuple(class_names)
         rows = SelectedRows(pool, given, rows.scores_L, names, label_column)
     remote = Remote(repo_id, "dataset", token=token)
     with using_token(token), selection_bundle(rows, selection, config=config, index_only=index_only) as bundle:
         return push_bundle(bundle, remote, version=version, private=private, create_pr=create_pr, message=message)
+
+
+def _labels_of(selection: Selection, labels: LabelSet, pool: Pool, label_column: str) -> LabelSet:
+    if label_column in (*pool.ref.columns, pool.ref.id_column) or label_column.startswith("svp_"):
+        raise HubRefused(
+            f"label_column is {label_column!r}, which holds the texts or the ids of {pool.ref.path}, or is a name that "
+            "svp_nlp gives; name another column for the labels"
+        )
+    given = labels.of_positions(selection.positions_K)
+    if given.table["label"].null_count:
+        missing = given.positions_L[given.table["label"].is_null().to_numpy()]
+        raise LabelError(
+            f"position {missing[0]:,} has a label that is null ({len(missing):,} such rows); expected a class for each "
+            "row of the selection, or no labels at all"
+        )
+    return given
+
+
+def _class_names(given: LabelSet, pool: Pool, label_column: str) -> tuple[str, ...]:
+    """In the order of the pool's own column; classes that it does not have follow, sorted."""
+    found = own_labels(pool, label_column)
+    own = () if found is None else found.class_names
+    return (*own, *sorted(set(given.table["label"].to_pylist()) - set(own)))
 
 
 def preview(bundle: Bundle, remote: Remote, *, version: str | None = None, create_pr: bool = False) -> dict[str, Any]:

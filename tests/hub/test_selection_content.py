@@ -1,4 +1,4 @@
-"""What makes two pushes the same content, and whose labels an index-only version gives away."""
+"""What makes two pushes the same content, and which labels go along."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from toy import write_toy
 
 from svp_nlp import LabelSet, Selection, active_learning, load_pool, load_selected, open_workspace
+from svp_nlp.errors import HubRefused, LabelError
 
 
 @pytest.fixture
@@ -84,3 +85,42 @@ def test_labels_of_a_column_that_the_pool_does_not_have_go_along(hub, repo_id, p
     selection.push_to_hub(repo_id, pool=pool, labels=labels, label_column="topic", index_only=True)
     rows = load_selected(repo_id, pool=pool)
     assert [rows.features["topic"].int2str(n) for n in rows["topic"][:]] == labels.table["label"].to_pylist()
+
+
+def test_classes_stand_in_the_order_of_the_pool_and_new_ones_behind_them(hub, repo_id, tmp_path):
+    names = ("weather", "music", "kitchen", "animals")
+    pool = load_pool(write_toy(tmp_path / "pool", class_names=names))
+    selection, labels = selection_of(pool, tmp_path / "run")
+    selection.push_to_hub(repo_id, pool=pool, labels=labels)
+    assert load_selected(repo_id).features["label"].names == list(names)
+    given = ["zebras", "bees", *labels.table["label"].to_pylist()[2:]]
+    people = LabelSet.of(selection.positions_K, selection.ids_K, pa.array(given), round=0, source="people")
+    done = selection.push_to_hub(repo_id, pool=pool, labels=people)
+    rows = load_selected(repo_id, revision=done.version)
+    assert rows.features["label"].names == [*names, "bees", "zebras"]
+    assert [rows.features["label"].int2str(n) for n in rows["label"][:]] == given
+
+
+def test_labels_that_cannot_be_pushed_are_refused_before_anything_is_made(hub, repo_id, pool_file, tmp_path):
+    pool = load_pool(pool_file)
+    selection, labels = selection_of(pool, tmp_path / "run")
+    for column in ("text", "svp_score"):
+        with pytest.raises(HubRefused, match=rf"label_column is '{column}'.*; name another column"):
+            selection.push_to_hub(repo_id, pool=pool, labels=labels, label_column=column)
+    given = [None, *labels.table["label"].to_pylist()[1:]]
+    holes = LabelSet.of(selection.positions_K, selection.ids_K, pa.array(given), round=0, source="people")
+    for options in ({}, {"class_names": ["animals", "kitchen", "music", "weather"]}):
+        with pytest.raises(
+            LabelError, match=rf"position {selection.positions_K[0]:,} has a label that is null \(1 such"
+        ):
+            selection.push_to_hub(repo_id, pool=pool, labels=holes, **options)
+    assert not HfApi().repo_exists(repo_id, repo_type="dataset")
+
+
+@pytest.mark.parametrize("index_only", [False, True])
+def test_labels_go_into_a_column_that_is_there_and_empty(hub, repo_id, pool_file, tmp_path, index_only):
+    selection, labels = selection_of(load_pool(pool_file), tmp_path / "run")
+    pool = load_pool(rewritten(pool_file, label=pa.nulls(200, pa.string())))
+    done = selection.push_to_hub(repo_id, pool=pool, labels=labels, index_only=index_only)
+    rows = load_selected(repo_id, revision=done.version, pool=pool)
+    assert [rows.features["label"].int2str(n) for n in rows["label"][:]] == labels.table["label"].to_pylist()

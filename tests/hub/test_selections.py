@@ -347,7 +347,23 @@ def test_a_revision_that_is_not_there_lists_those_that_are(hub, repo_id, run):
         load_selected(repo_id, revision="0123abcd")
 
 
-def test_a_card_with_broken_yaml_is_refused_and_the_users_text_survives(hub, repo_id, run):
+def test_a_card_with_broken_yaml_is_refused_and_nothing_is_pushed(hub, repo_id, run):
+    push(run, repo_id, round=1)
+    repo = hub.find("datasets", repo_id)  # the client would look at the YAML; `git push` does not
+    ref, old = repo.resolve("main")
+    mode, _ = repo.files(old)["README.md"]
+    files = {**repo.files(old), "README.md": (mode, repo.add_blob(b"---\nlicense: mit\ntags: [a\n---\n# Mine\n"))}
+    head = repo.commit(ref, old, files=files, message="by git", author="alice").decode()
+    with pytest.raises(
+        HubRefused, match=r"README.md, line \d: its YAML block cannot be read .*Edit README.md"
+    ) as refused:
+        push(run, repo_id, round=2)
+    assert refused.value.exit_code == 2
+    assert commits(repo_id)[0] == head
+    assert [tag.name for tag in HfApi().list_repo_refs(repo_id, repo_type="dataset").tags] == ["v1"]
+
+
+def test_what_a_user_wrote_in_the_card_survives_the_next_push(hub, repo_id, run):
     push(run, repo_id, round=1)
     api = HfApi()
     readme = Path(api.hf_hub_download(repo_id, "README.md", repo_type="dataset")).read_text()
