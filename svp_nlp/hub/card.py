@@ -127,9 +127,6 @@ def model_card(context: CardContext) -> str:
         metrics=table(["metric", "value in %"], measured, "lr") if metrics else None,
         test_link=None if test is None else dataset_link(test, on_hub=test.get("revision") is not None),
         class_names=enumeration(entry.get("class_names") or []),
-        dataset_link=None
-        if not entry.get("dataset")
-        else link(entry["dataset"], address("datasets", entry["dataset"])),
     )
     return _readme(context, _model_fields(context), body)
 
@@ -256,12 +253,11 @@ def _model_fields(context: CardContext) -> dict[str, Any]:
         for name, value in metrics.items()
         if test is not None and test.get("revision")  # the Hub wants the id of a dataset here
     ]
-    datasets = [entry.get("dataset"), pool["path"] if pool.get("on_hub") else None]
     data = ModelCardData(
         language=_union(context, "language") or None,
         library_name=entry.get("library_name"),
         base_model=_base_model(entry.get("spec") or {}),
-        datasets=list(dict.fromkeys(d for d in datasets if d)) or None,
+        datasets=[pool["path"]] if pool.get("on_hub") else None,
         metrics=list(dict.fromkeys(_METRICS.get(name, (name, name))[0] for name in metrics)) or None,
         pipeline_tag=task,
         tags=[*_TAGS, str(entry["role"])],

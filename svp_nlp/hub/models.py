@@ -101,7 +101,6 @@ def model_bundle(
     arm: str | None = None,
     seed: int | None = None,
     round: int | None = None,
-    dataset: str | None = None,
 ) -> Iterator[Bundle]:
     """A model of a run as the files of a version, some of which live as long as the context.
 
@@ -111,7 +110,6 @@ def model_bundle(
         seed: None: the first.
         round: a target is then the one that was trained on the labels of this round, a proxy the one that chose in it;
             None: the one with the most labels.
-        dataset: repository of the selection that it was trained on, for the card.
     Raises:
         HubRefused: there is no such model here; says what there is.
         ModelError: a file of it was changed since, or it brings its own code.
@@ -120,7 +118,7 @@ def model_bundle(
     model = _find(source, role=role, round=round, any_place=arm is None)
     with tempfile.TemporaryDirectory(prefix="svp_nlp-push-") as name:
         files = _files(model, Path(name))
-        entry = _entry(source, model, role=role, dataset=dataset)
+        entry = _entry(source, model, role=role)
         trained = entry["lineage"]["strategy"]
         yield Bundle(
             kind=KIND,
@@ -244,7 +242,7 @@ def _last_part(name: Any) -> Any:
     return path.name if is_folder else name
 
 
-def _entry(source: Source, model: StoredModel, *, role: Role, dataset: str | None) -> dict[str, Any]:
+def _entry(source: Source, model: StoredModel, *, role: Role) -> dict[str, Any]:
     inputs = model.step["inputs"]
     last = Selection.load(source.selections[-1])
     rows = _chosen_rows(source, model)
@@ -267,7 +265,6 @@ def _entry(source: Source, model: StoredModel, *, role: Role, dataset: str | Non
             "recipe_sha256": last.lineage.recipe_sha256,
             "versions": dict(last.lineage.versions),
         },
-        "dataset": dataset,
         "library_name": "transformers" if inputs["learner"]["kind"] == "transformer" else "svp_nlp",
         "source_card": source_card(last),
     }

@@ -44,7 +44,6 @@ def signals_bundle(
     arm: str | None = None,
     seed: int | None = None,
     round: int | None = None,
-    embeddings: bool = True,
     pool: Pool | None = None,
 ) -> Iterator[Bundle]:
     """All that the model of a round said about the pool, as Parquet files that live as long as the context.
@@ -57,7 +56,6 @@ def signals_bundle(
         arm: proxy-margin, ...; None: what the recipe's first strategy chose.
         seed: None: the first.
         round: None: the last that is finished.
-        embeddings: False: leave out what the encoder gave, 4 bytes x N x D.
         pool: None: opened as the lineage says.
     Raises:
         HubRefused: there is no such round, or no model chose in it.
@@ -67,7 +65,7 @@ def signals_bundle(
     source = find_source(run_dir, arm=arm, seed=seed, round=round)
     seed_directory(source)  # a selection without its run has no signals, and its pool need not be here
     rows, selection = open_source(source, pool=pool)
-    model, files = _stored(source, selection, embeddings=embeddings)
+    model, files = _stored(source, selection)
     available_N, labeled = _available(source, selection, rows.pool)
     arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}
     content = {name: sha256_file(file) for name, file in files.items()}
@@ -90,7 +88,7 @@ def signals_bundle(
         )
 
 
-def _stored(source: Source, selection: Selection, *, embeddings: bool) -> tuple[StoredModel, dict[str, Path]]:
+def _stored(source: Source, selection: Selection) -> tuple[StoredModel, dict[str, Path]]:
     """The model that chose, and name -> .npy [N, ...] of what it said, narrow signals first; hashes are verified."""
     proxy = selection.lineage.proxy
     where = f"{source.run_dir}, seed {source.seed}, {source.arm}, round {selection.lineage.round}"
@@ -104,7 +102,7 @@ def _stored(source: Source, selection: Selection, *, embeddings: bool) -> tuple[
             found |= {name: _verified(step_file, f"{name}.npy") for name in step["output"]["signals"]}
     if not found:
         raise HubRefused(f"{where}: the scores of its model are gone; `svp run` again computes them")
-    if embeddings and EMBEDDINGS not in found and "encoder" in proxy:
+    if EMBEDDINGS not in found and "encoder" in proxy:
         assert source.run_dir is not None
         for step_file in sorted(source.run_dir.glob(f"encoders/*/features/{STEP_FILE}")):
             if read_json(step_file)["inputs"]["model"] == proxy["encoder"]:

@@ -156,7 +156,6 @@ def model_entry(**changes):
         "labeled_size": 597,
         "lineage": {k: LINEAGE[k] for k in ("pool", "strategy", "seed", "recipe_sha256", "versions")}
         | {"selection": "9f" * 16},
-        "dataset": "alice/picked",
         "library_name": "svp_nlp",
         "source_card": {"license": "cc-by-4.0", "language": ["en"]},
     } | changes

@@ -215,13 +215,13 @@ def test_a_model_names_its_data_base_and_measurements():
     entry = model_entry(kind="transformer", library_name="transformers", spec={"model_name_or_path": "acme/tiny-bert"})
     card = model_card(context_of({"default": entry}, kind="model"))
     data = ModelCard(card).data
-    assert (data.base_model, data.datasets) == ("acme/tiny-bert", ["alice/picked", "fancyzhx/ag_news"])
+    assert (data.base_model, data.datasets) == ("acme/tiny-bert", ["fancyzhx/ag_news"])
     assert [(r.metric_type, r.metric_value, r.dataset_revision) for r in data.eval_results] == [
         ("accuracy", 0.8896, SHA),
         ("f1", 0.8885, SHA),
     ]
     assert 'pipeline("text-classification", model="alice/picked", revision="v2")' in card
-    local = model_entry(spec={"model_name_or_path": "./my/model"}, test=None, metrics=None, dataset=None)
+    local = model_entry(spec={"model_name_or_path": "./my/model"}, test=None, metrics=None)
     bare = ModelCard(model_card(context_of({"default": local}, kind="model"))).data
     assert bare.base_model is None and bare.eval_results is None and bare.datasets == ["fancyzhx/ag_news"]
 

@@ -257,9 +257,9 @@ def test_files_hold_no_more_rows_than_they_should_and_are_joined_in_order(hub, r
     monkeypatch.setattr("svp_nlp.hub.signals._ROWS_PER_FILE", 64)
     monkeypatch.setattr("svp_nlp.hub.signals._ROWS_PER_GROUP", 25)
     monkeypatch.setattr("svp_nlp.hub.shared_signals._ROWS_PER_BLOCK", 30)
-    push(repo_id, folder / "run", embeddings=False)
+    push(repo_id, folder / "run")
     assert len([f for f in HfApi().list_repo_files(repo_id, repo_type="dataset") if f.endswith(".parquet")]) == 4
     signals = load_signals(repo_id, pool=pool)
-    assert list(signals.arrays) == ["margin"]
+    assert [array.shape for array in signals.arrays.values()] == [(200,), (200, 32)]
     expected = selection(folder / "run", "proxy-margin/round-002")
     assert signals.select("margin", budget=30).fingerprint == expected.fingerprint
