@@ -62,6 +62,16 @@ def test_what_chooses_in_a_run_is_refused_for_one_selection(run, option):
      ["--dry-run"], ["--arm", "random"], ["--config", "a"], ["--what", "proxy"]],
 )  # fmt: skip
 def test_without_a_repository_no_option_is_passed_over(tmp_path, options):
+    settings = {
+        "repo_id": "acme/x",
+        "private": None,
+        "index_only": False,
+        "arms": [],
+        "by_arm": False,
+        "by_seed": False,
+    }
+    (tmp_path / "published.json").write_text(json.dumps({"settings": settings, "versions": []}))
+    assert "all rounds were pushed before" in CliRunner().invoke(app, ["push", str(tmp_path)]).output
     refused = CliRunner().invoke(app, ["push", str(tmp_path), *options])
     assert refused.exit_code == 2
     assert "name the repository" in refused.output
