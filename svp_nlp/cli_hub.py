@@ -45,6 +45,9 @@ def push(
     index_only: Annotated[
         bool, typer.Option("--index-only", help="Positions and ids, no text: for pools that must not be redistributed.")
     ] = False,
+    pool: Annotated[
+        str | None, typer.Option("--pool", help="Where the pool of the run is now. [default: where it was]")
+    ] = None,
     message: Annotated[str | None, typer.Option("--message", help="First line of the commit message.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files, card and changes; push nothing.")] = False,
     output: FormatOption = OutputFormat.human,
@@ -54,12 +57,12 @@ def push(
     with command(output, verbose):
         from svp_nlp.hub.publish import Publisher
         from svp_nlp.hub.push import push_bundle
-        from svp_nlp.hub.remote import Remote
+        from svp_nlp.hub.remote import Remote, check_version
         from svp_nlp.hub.sharing import bundle_of, preview
 
         options: dict[str, Any] = {"arm": arm, "seed": seed, "round": round_, "config": config}
         if repo_id is None:
-            given = [*options.values(), version, private, message, create_pr or None, index_only or None]
+            given = [*options.values(), pool, version, private, message, create_pr or None, index_only or None]
             if what is not What.selection or dry_run or any(value is not None for value in given):
                 raise HubRefused(
                     "without REPO the rounds are pushed where and how the recipe's `publish` says, so no option goes "
@@ -73,7 +76,11 @@ def push(
             show({"lines": lines, "pushed": [vars(one) for one in pushed]}, output)
             return
         remote = Remote(repo_id, "dataset" if what in (What.selection, What.signals) else "model")
-        with bundle_of(source, what.value, index_only=index_only, **options) as bundle:
+        if version is not None:
+            check_version(version)
+        if not dry_run:
+            remote.sign_in()  # what is wrong with names and tokens is known before any file is made
+        with bundle_of(source, what.value, index_only=index_only, pool_path=pool, **options) as bundle:
             if dry_run:
                 show(preview(bundle, remote, version=version, create_pr=create_pr), output)
                 return
@@ -81,6 +88,11 @@ def push(
         word = "proposed" if done.pull_request else "pushed" if done.new else "nothing new: it is"
         card = "; its card was brought up to date" if done.card_updated else ""
         lines = [f"{word} {done.version} of {done.repo_id}, commit {done.sha}{card}", done.url]
+        if done.newest is not None:
+            lines.append(
+                f"the newest version is {done.newest}: who names none reads that one; read this one with --revision "
+                f"{done.version}"
+            )
         show({"lines": lines, **vars(done)}, output, quiet=done.sha)
 
 

@@ -16,7 +16,7 @@ from svp_nlp.hub.history import State, proposal_of, state_of
 from svp_nlp.hub.push import Bundle, Draft, Pushed, draft_card, draft_commit, push_bundle
 from svp_nlp.hub.remote import Remote, check_version
 from svp_nlp.hub.selections import DEFAULT_CONFIG, KIND, selection_bundle
-from svp_nlp.hub.source import bare_rows, find_source, open_source
+from svp_nlp.hub.source import bare_rows, find_source, open_pool, open_source
 from svp_nlp.hub_cache import using_token
 from svp_nlp.hub_errors import first_line
 from svp_nlp.labels import LabelSet
@@ -36,14 +36,20 @@ def bundle_of(
     config: str | None = None,
     index_only: bool = False,
     pool: Pool | None = None,
+    pool_path: str | None = None,
 ) -> Iterator[Bundle]:
     """What `svp push` pushes of a run directory, or of the directory of one selection.
 
     Args:
         what: selection, target, proxy or signals.
+        pool: the pool of the run, where it is open already.
+        pool_path: where it lies now; None: where it lay when the run was made.
     Raises:
         HubRefused: there is no such thing in it, or an option does not go with it.
     """
+    if pool_path is not None:
+        made_by = find_source(path, arm=arm, seed=seed, round=round)
+        pool = open_pool(Selection.load(made_by.selections[-1]), path=pool_path)
     if what != KIND:
         from svp_nlp.hub.models import model_bundle
         from svp_nlp.hub.signals import signals_bundle
@@ -52,7 +58,7 @@ def bundle_of(
             raise HubRefused(f"--config and --index-only are for selections, not for --what {what}; leave them out")
         options: dict[str, Any] = {"arm": arm, "seed": seed, "round": round}
         if what == "signals":
-            context = signals_bundle(Path(path), **options)
+            context = signals_bundle(Path(path), pool=pool, **options)
         else:
             context = model_bundle(Path(path), role="proxy" if what == "proxy" else "target", **options)
         with context as bundle:

@@ -14,7 +14,7 @@ import numpy as np
 
 from svp_nlp.arrays import FloatN
 from svp_nlp.columns import LabelColumn, closest
-from svp_nlp.errors import HubRefused, LineageError, scrub
+from svp_nlp.errors import HubRefused, LineageError, PoolError, scrub
 from svp_nlp.files import read_json
 from svp_nlp.labels import LabelSet
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
@@ -162,7 +162,11 @@ def open_source(source: Source, *, pool: Pool | None = None) -> tuple[SelectedRo
     """
     selections = [Selection.load(path) for path in source.selections]
     last = selections[-1]
-    pool = open_pool(last) if pool is None else pool
+    if pool is None:
+        try:
+            pool = open_pool(last)
+        except PoolError as error:
+            raise PoolError(f"the pool of this run: {error}; give where it is now (--pool)") from None
     if pool.fingerprint != last.lineage.pool["fingerprint"]:
         last.verify(pool)
         raise LineageError(
