@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,16 @@ from svp_nlp.hub.sharing import bundle_of
 from svp_nlp.hub.source import find_source, finished_rounds, shareable
 
 ROUND_1 = "seed-0/proxy-margin/round-001/selection"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    root, ours = logging.getLogger(), logging.getLogger("svp_nlp")
+    before = (root.handlers[:], root.level, ours.level)
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
 
 
 @pytest.fixture
