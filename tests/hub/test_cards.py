@@ -257,3 +257,27 @@ def test_datasets_loads_each_configuration_with_features_and_class_names(hub, re
         assert tuple(found.features["label"].names) == class_names
     default = "default" if "default" in names else names[0]
     assert load_dataset(repo_id, split="train")["text"][0] == f"{default} 0"
+
+
+@pytest.mark.parametrize("columns", [["text"], ["subject", "body"]])
+@pytest.mark.parametrize("on_hub", [True, False])
+@pytest.mark.parametrize("kind", ["selection", "index_only", "signals", "model"])
+def test_the_python_in_a_card_is_python_and_names_the_pools_columns(kind, on_hub, columns):
+    pool = POOL | {"columns": columns} | ({} if on_hub else {"path": "train.csv", "on_hub": False, "revision": None})
+    changes = {"lineage": LINEAGE | {"pool": pool}}
+    if kind == "model":
+        card = model_card(context_of({"default": model_entry(**changes)}, kind="model"))
+    elif kind == "signals":
+        card = signals_card(context_of({"default": signals_entry(**changes)}, kind="signals"))
+    else:
+        card = selection_card(context_of({"default": selection_entry(index_only=kind == "index_only", **changes)}))
+    blocks = [
+        token for token in MarkdownIt("commonmark").parse(card) if token.type == "fence" and token.info == "python"
+    ]
+    assert blocks
+    for block in blocks:
+        compile(block.content, "card", "exec")
+    code = "".join(block.content for block in blocks)
+    assert ("load_pool(" in code) == (not on_hub and kind in ("index_only", "signals"))
+    if "load_pool(" in code:
+        assert f'text_columns=({", ".join(f""" "{name}" """.strip() for name in columns)},)' in code
