@@ -8,8 +8,10 @@ test asks of "the Hub" can reach nothing else.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,14 @@ for name in (
 def hub_socket() -> socket.socket:
     """The bound loopback socket that HF_ENDPOINT names; tests/hub serves on it."""
     return _SOCKET
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Take back what a command of `svp` that runs in this process has set up."""
+    root, ours = logging.getLogger(), logging.getLogger("svp_nlp")
+    before = (root.handlers[:], root.level, ours.level)
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])

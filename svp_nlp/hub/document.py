@@ -30,6 +30,10 @@ _DAMAGE = (
 )  # fmt: skip
 
 
+def _named(kind: object) -> str:
+    return "signals" if kind == "signals" else f"a {kind}"
+
+
 def parse(data: bytes | None, *, where: str, kind: str | None = None) -> dict[str, Any]:
     """Read lineage.json; an empty document where there is none yet.
 

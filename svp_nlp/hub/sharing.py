@@ -67,7 +67,7 @@ def bundle_of(
     source = find_source(path, arm=arm, seed=seed, round=round)
     rows, selection = open_source(source, pool=pool)
     with selection_bundle(
-        rows, selection, config=config or DEFAULT_CONFIG, index_only=index_only, source=source
+        rows, selection, config=DEFAULT_CONFIG if config is None else config, index_only=index_only, source=source
     ) as bundle:
         yield bundle
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import time
 import types
@@ -26,6 +25,8 @@ from svp_nlp.recipe_yaml import write_yaml
 
 SIZES = [40, 60, 80]
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory) -> Path:
@@ -38,16 +39,6 @@ def no_waits(monkeypatch):
     waits = []
     fake = types.SimpleNamespace(monotonic=lambda: time.monotonic() + sum(waits), sleep=waits.append)
     monkeypatch.setattr("svp_nlp.hub.retry.time", fake)
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before():
-    root, ours = logging.getLogger(), logging.getLogger("svp_nlp")
-    before = (root.handlers[:], root.level, ours.level)
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
 
 
 def published(pool: Path, repo_id: str | None, **changes):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
@@ -23,15 +22,7 @@ from svp_nlp.hub.source import find_source, finished_rounds, shareable
 
 ROUND_1 = "seed-0/proxy-margin/round-001/selection"
 
-
-@pytest.fixture(autouse=True)
-def _logging_as_before():
-    root, ours = logging.getLogger(), logging.getLogger("svp_nlp")
-    before = (root.handlers[:], root.level, ours.level)
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 @pytest.fixture
