@@ -54,7 +54,7 @@ def parse(data: bytes | None, *, where: str, kind: str | None = None) -> dict[st
     if not isinstance(number, int) or not _is_whole(document):
         raise HubRefused(f"{where}: its {FILE} was not written by svp_nlp, or is damaged; name another repository")
     if kind is not None and document["kind"] != kind:
-        raise HubRefused(f"{where} holds a {document['kind']}, not a {kind}; name another repository")
+        raise HubRefused(f"{where} holds {_named(document['kind'])}, not {_named(kind)}; name another repository")
     return dict(document)
 
 
