@@ -45,6 +45,12 @@ class Lineage:
     recipe_sha256: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def pool_name(self) -> str:
+        """The pool for messages: its path, with the commit where it is on the Hub."""
+        revision = self.pool.get("revision")
+        return str(self.pool.get("path")) + (f" @ {revision}" if revision else "")
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -80,7 +86,7 @@ class Selection:
         Raises:
             LineageError: names the first position whose id differs.
         """
-        whose = f"expected the pool {self.lineage.pool.get('path')} @ {self.lineage.pool.get('revision')}"
+        whose = f"expected the pool {self.lineage.pool_name} as it was when the selection was made"
         last = int(self.positions_K.max(initial=-1))
         if last >= len(pool):
             raise LineageError(f"the selection holds position {last:,}, the pool has {len(pool):,} rows; {whose}")

@@ -233,7 +233,7 @@ def pull_selection(
             (tmp / FILE).write_bytes(dump({**version.document, "pulled": _pulled(version)}))
     except OSError as error:
         raise HubRefused(
-            f"{directory}: {error.strerror or error}; nothing was written: free some space or give --output"
+            f"{directory}: {error.strerror or error}; nothing was written: mend that, or name another place (--output)"
         ) from None
     return {
         "directory": str(directory),
@@ -251,7 +251,9 @@ def _pulled(version: Version) -> Mapping[str, str]:
 
 
 def _check_free(directory: Path, version: Version) -> None:
-    """An existing directory is replaced only if it is the same version, or an earlier pull of this repository."""
+    """Raises: HubRefused: there is something else; only a pull of this very version is replaced."""
+    if directory.exists() and not directory.is_dir():
+        raise HubRefused(f"{directory} is a file; name a directory with --output")
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     known = None

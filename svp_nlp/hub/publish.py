@@ -15,7 +15,8 @@ from svp_nlp.errors import HubError, HubRefused, LineageError, SVPError
 from svp_nlp.files import read_json, write_json
 from svp_nlp.hub.history import read_document
 from svp_nlp.hub.push import Pushed, push_bundle
-from svp_nlp.hub.remote import Patience, Remote
+from svp_nlp.hub.remote import Remote
+from svp_nlp.hub.retry import Patience
 from svp_nlp.hub.selections import DEFAULT_CONFIG, KIND
 from svp_nlp.hub.sharing import bundle_of
 from svp_nlp.hub.source import finished_rounds

@@ -16,7 +16,8 @@ from typing import Any
 
 from svp_nlp.errors import HubError, HubRefused, LineageError
 from svp_nlp.hub import document as lineage
-from svp_nlp.hub.remote import Patience, Remote, RepoType, check_version
+from svp_nlp.hub.remote import Remote, RepoType, check_version
+from svp_nlp.hub.retry import Patience
 from svp_nlp.hub_cache import SHA, offline_by, remember, remembered
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from svp_nlp.errors import HubError, HubRefused, RemoteConflict, SVPError
-from svp_nlp.hub.retry import Attempts as Attempts
-from svp_nlp.hub.retry import Patience as Patience
-from svp_nlp.hub.retry import endpoint, is_transient, status_of
+from svp_nlp.hub.retry import Attempts, Patience, endpoint, is_transient, status_of
 from svp_nlp.hub_errors import disk_full, first_line, other_type
 
 log = logging.getLogger(__name__)

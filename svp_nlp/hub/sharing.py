@@ -93,7 +93,7 @@ def push_selection(
     if pool.fingerprint != selection.lineage.pool.get("fingerprint"):
         raise LineageError(
             f"{pool.ref.path} [{pool.ref.split}] is not the pool that this selection was made from; expected "
-            f"{selection.lineage.pool.get('path')} @ {selection.lineage.pool.get('revision')}"
+            f"{selection.lineage.pool_name}"
         )
     rows = bare_rows(selection, pool)
     if labels is not None:

@@ -13,7 +13,7 @@ from localhub import Fault
 from toy_versions import HOPELESS, push_toy, shorten_downloads, whole_versions
 
 from svp_nlp.errors import HubError, HubRefused, RemoteConflict
-from svp_nlp.hub.remote import Patience
+from svp_nlp.hub.retry import Patience
 
 COMMIT, TAG = "POST .*/commit/main", "POST .*/tag/"
 

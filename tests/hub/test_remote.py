@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub import get_session
 
 from svp_nlp.errors import HubError
-from svp_nlp.hub.remote import Patience, Remote
+from svp_nlp.hub.remote import Remote
+from svp_nlp.hub.retry import Patience
 
 
 def test_a_hub_that_accepts_and_never_answers_is_given_up_on(hub):

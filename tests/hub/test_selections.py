@@ -18,7 +18,8 @@ from svp_nlp import Selection, load_pool, load_selected
 from svp_nlp.errors import HubError, HubRefused, LineageError, RemoteConflict
 from svp_nlp.hub.load import pull_selection
 from svp_nlp.hub.push import Pushed, push_bundle
-from svp_nlp.hub.remote import Patience, Remote, check_repo_id, check_version
+from svp_nlp.hub.remote import Remote, check_repo_id, check_version
+from svp_nlp.hub.retry import Patience
 from svp_nlp.hub.sharing import bundle_of, preview
 
 QUICK = Patience(deadline_s=5.0, first_wait_s=0.01, longest_wait_s=0.05)

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from dulwich.objects import Tag
 
 from svp_nlp.hub.push import Bundle, CardContext, Pushed, push_bundle
-from svp_nlp.hub.remote import Patience, Remote
+from svp_nlp.hub.remote import Remote
+from svp_nlp.hub.retry import Patience
 
 QUICK = Patience(deadline_s=5.0, first_wait_s=0.01, longest_wait_s=0.05)
 HOPELESS = Patience(deadline_s=0.02, first_wait_s=0.01, longest_wait_s=0.01)
