@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,15 @@ class Spec(BaseModel):
 
 
 class LearnerSpec(Spec):
-    """The options of one learner. `kind` tells which; subclasses narrow it to a Literal."""
+    """The options of one learner. `kind` tells which; subclasses narrow it to a Literal.
+
+    Attributes:
+        reads: what its rows are: of a pool with a text column or with an image column.
+        records_dynamics: its training can tell, epoch by epoch, how each labelled row is learned.
+    """
+
+    reads: ClassVar[Literal["text", "image"]] = "text"
+    records_dynamics: ClassVar[bool] = False
 
     kind: str
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from svp_nlp.arrays import BoolN, FloatK, FloatN, IntK, UIntN
+from svp_nlp.arrays import BoolN, FloatK, FloatN, IntK, UIntN, first_bad_row
 from svp_nlp.errors import BudgetError, SignalError
 from svp_nlp.strategies.topk import top_k
 
@@ -30,6 +30,7 @@ class Strategy:
     seeded: bool
     source: str
     function: Callable[..., Any]
+    uses_labeled: bool = False  # a setwise one that wants the signals of labelled rows as well
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -39,6 +40,20 @@ class Strategy:
         """False when no proxy has to be trained or scored for it (random)."""
         return self.signals != (KEYS,)
 
+    def arrays(self, signals: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The signals that the function takes, in its order.
+
+        Raises:
+            SignalError: one is absent.
+        """
+        missing = [name for name in self.signals if name not in signals]
+        if missing:
+            raise SignalError(
+                f"{self.name} needs the signal{'s' * (len(missing) > 1)} {', '.join(missing)}; "
+                f"found {', '.join(sorted(signals)) or 'none'}"
+            )
+        return [signals[name] for name in self.signals]
+
     def scores(self, signals: Mapping[str, npt.NDArray[Any]], *, seed: int) -> FloatN:
         """Scores of a pointwise strategy for whatever rows the signals cover.
 
@@ -46,13 +61,7 @@ class Strategy:
             SignalError: a needed signal is absent.
         """
         assert self.kind == "pointwise"
-        missing = [name for name in self.signals if name not in signals]
-        if missing:
-            raise SignalError(
-                f"{self.name} needs the signal{'s' * (len(missing) > 1)} {', '.join(missing)}; "
-                f"found {', '.join(sorted(signals)) or 'none'}"
-            )
-        arrays = [signals[name] for name in self.signals]
+        arrays = self.arrays(signals)
         scores_N: FloatN = self.function(*arrays, seed=seed) if self.seeded else self.function(*arrays)
         return scores_N
 
@@ -72,11 +81,22 @@ def pointwise(*signals: str, source: str, seeded: bool = False) -> Callable[[Cal
     return wrap
 
 
-def setwise(*signals: str, source: str) -> Callable[[Callable[..., Any]], Strategy]:
-    """Declare a function that picks a set: `f(*signals, available_N=, budget=, keys_N=, seed=) -> positions_K`."""
+def setwise(*signals: str, source: str, uses_labeled: bool = False) -> Callable[[Callable[..., Any]], Strategy]:
+    """Declare a function that picks a set, in the order of picking.
+
+    It is called as `f(*signals, available_N=, labeled_N=, budget=, keys_N=, seed=) -> positions_K`. The masks exclude
+    each other, and `budget` is at most the number of available rows. Rows that are neither (blank, duplicate) are to
+    be left out of everything. What it picks must follow the rows when these are re-ordered: ties are broken by the
+    keyed hash, never by position.
+
+    Args:
+        signals: names of the signals, in the order of the function's arguments.
+        source: paper, and what differs from it.
+        uses_labeled: it looks at labelled rows; where False, their signals may be missing from the arrays.
+    """
 
     def wrap(function: Callable[..., Any]) -> Strategy:
-        return Strategy(function.__name__, "setwise", signals, True, source, function)
+        return Strategy(function.__name__, "setwise", signals, True, source, function, uses_labeled)
 
     return wrap
 
@@ -100,6 +120,7 @@ def select(
     budget: int,
     seed: int = 0,
     available: npt.ArrayLike | None = None,
+    labeled: npt.ArrayLike | None = None,
     keys: npt.ArrayLike | None = None,
 ) -> Picks:
     """Pick `budget` rows from plain arrays.
@@ -109,14 +130,16 @@ def select(
         signals: name -> array whose first axis is the pool rows; all of one length.
         budget: how many rows to pick.
         seed: breaks ties and drives random strategies.
-        available: bool [N], rows that may be picked; all by default.
+        available: bool [N], rows that may be picked; by default all that are not labelled.
+        labeled: bool [N], rows that are labelled already, which setwise strategies may look at; none by default.
         keys: uint64 [N], one per row, from its id; row positions by default. With keys from ids the picks follow
             the rows when these are re-ordered.
     Returns:
         Picks, highest score first, equal scores in the order of the keyed hash.
     Raises:
         BudgetError: the budget is larger than the number of available rows; names both.
-        SignalError: a signal is missing, has another length, or holds NaN; names the first position.
+        SignalError: a signal is missing, has another length, or holds NaN; names the first position; or a row is both
+            available and labelled.
         RecipeError: no strategy has this name (the message suggests the nearest).
     """
     if isinstance(strategy, str):
@@ -127,15 +150,18 @@ def select(
     lengths = {name: len(value) for name, value in arrays.items()}
     if keys is not None:
         lengths[KEYS] = len(np.asarray(keys))
-    if available is not None:
-        lengths["available"] = len(np.asarray(available))
+    masks = {"available": available, "labeled": labeled}
+    lengths |= {name: len(np.asarray(mask)) for name, mask in masks.items() if mask is not None}
     if len(set(lengths.values())) != 1:
         raise SignalError(f"signals must cover the same rows; found lengths {lengths or 'of no signal'}")
     num_rows = next(iter(lengths.values()))
     keys_N: UIntN = np.arange(num_rows, dtype=np.uint64) if keys is None else np.asarray(keys, dtype=np.uint64)
-    available_N: BoolN | None = None if available is None else np.asarray(available)
-    if available_N is not None and available_N.dtype != np.bool_:
-        raise SignalError(f"available: expected bool [{num_rows}], found {available_N.dtype}")
+    given = {name: None if mask is None else _mask(mask, name, num_rows) for name, mask in masks.items()}
+    available_N, labeled_N = given["available"], given["labeled"]
+    if labeled_N is not None:
+        available_N = ~labeled_N if available_N is None else available_N
+        if (both_N := available_N & labeled_N).any():
+            raise SignalError(f"position {first_bad_row(both_N)} is available and labelled; a row is one of them")
     arrays.setdefault(KEYS, keys_N)
     if strategy.kind == "pointwise":
         scores_N = strategy.scores(arrays, seed=seed)
@@ -146,8 +172,21 @@ def select(
     num_available = num_rows if available_N is None else int(np.count_nonzero(available_N))
     if not 0 <= budget <= num_available:
         raise BudgetError(f"a budget of {budget:,} was asked for, {num_available:,} of {num_rows:,} rows are available")
-    mask_N = np.ones(num_rows, dtype=np.bool_) if available_N is None else available_N
     picked_K = strategy.function(
-        *(arrays[name] for name in strategy.signals), available_N=mask_N, budget=budget, keys_N=keys_N, seed=seed
+        *strategy.arrays(arrays),
+        available_N=np.ones(num_rows, dtype=np.bool_) if available_N is None else available_N,
+        labeled_N=np.zeros(num_rows, dtype=np.bool_) if labeled_N is None else labeled_N,
+        budget=budget,
+        keys_N=keys_N,
+        seed=seed,
     )
-    return Picks(np.asarray(picked_K, dtype=np.int64), None, strategy.name)
+    positions_K = np.asarray(picked_K, dtype=np.int64)
+    assert len(np.unique(positions_K)) == len(positions_K) == budget, f"{strategy.name} broke its budget"
+    return Picks(positions_K, None, strategy.name)
+
+
+def _mask(mask: npt.ArrayLike, name: str, num_rows: int) -> BoolN:
+    mask_N = np.asarray(mask)
+    if mask_N.dtype != np.bool_:
+        raise SignalError(f"{name}: expected bool [{num_rows}], found {mask_N.dtype}")
+    return mask_N
