@@ -38,7 +38,8 @@ def main() -> None:
     from svp_nlp.engines.ray import RayEngineSpec
     from svp_nlp.models import load_predictor, make_learner
     from svp_nlp.models.base import FitContext, Labeled
-    from svp_nlp.pool import PoolRef, read_labels
+    from svp_nlp.pool import PoolRef
+    from svp_nlp.pool_labels import read_labels
     from svp_nlp.scoring import ScoreTask
 
     pool = PoolRef(str(synthetic_pool(rows))).open()

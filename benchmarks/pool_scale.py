@@ -34,7 +34,8 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
     from svp_nlp.models import make_learner
     from svp_nlp.models.base import FitContext, Labeled
-    from svp_nlp.pool import PoolRef, read_labels
+    from svp_nlp.pool import PoolRef
+    from svp_nlp.pool_labels import read_labels
     from svp_nlp.scoring import score_shards
     from svp_nlp.strategies import top_k
 

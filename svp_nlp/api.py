@@ -17,7 +17,8 @@ from svp_nlp.errors import RunRefused
 from svp_nlp.launch import open_run_together, together
 from svp_nlp.models.base import Labeled
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
-from svp_nlp.pool import Pool, PoolRef, read_labels
+from svp_nlp.pool import Pool, PoolRef
+from svp_nlp.pool_labels import read_labels
 from svp_nlp.ranks import current_launch
 from svp_nlp.recipe_yaml import differences
 from svp_nlp.workspace import Workspace
@@ -27,23 +28,37 @@ def load_pool(
     path: str | Path,
     *,
     text_columns: str | tuple[str, ...] = "text",
+    image_column: str | None = None,
     split: str = "train",
     name: str | None = None,
     revision: str | None = None,
     id_column: str | None = None,
+    rows: int | None = None,
     streaming: bool = False,
 ) -> Pool:
     """Open a pool: a Hub id, a folder laid out like one, a Parquet, CSV or JSONL file, or `builtin:docstrings`.
 
     Args:
         text_columns: what learners see; several are joined with a space.
+        image_column: what learners see, in place of texts: a `datasets.Image`, or encoded bytes.
         revision: branch, tag or commit of a Hub dataset; `pool.ref.revision` is the commit that it named.
+        rows: only so many rows, drawn at random, the same ones always: for trying out.
         streaming: of a Hub dataset keep one Arrow file, not the files that it was downloaded from as well.
     Raises:
         PoolError: it cannot be found or read; the message says what there is.
     """
     columns = (text_columns,) if isinstance(text_columns, str) else tuple(text_columns)
-    return PoolRef(str(path), name, split, revision, columns, id_column, streaming).open()
+    return PoolRef(
+        str(path),
+        name,
+        split,
+        revision,
+        columns if image_column is None else (image_column,),
+        id_column,
+        modality="text" if image_column is None else "image",
+        rows=rows,
+        streaming=streaming,
+    ).open()
 
 
 @contextlib.contextmanager
@@ -107,11 +122,15 @@ def load_test(
     """A test or dev set, its labels aligned by name with those of the workspace's pool.
 
     Args:
-        options: as for `load_pool`; the text columns are the pool's unless given.
+        options: as for `load_pool`; the text or image column is the pool's unless given.
     Raises:
         PoolError, LabelError: it cannot be used.
     """
-    options.setdefault("text_columns", workspace.pool.ref.columns)
+    ref = workspace.pool.ref
+    if ref.modality == "image":
+        options.setdefault("image_column", ref.columns[0])
+    else:
+        options.setdefault("text_columns", ref.columns)
     if str(path) == workspace.pool.ref.path:  # of the same commit, though somebody may have pushed since
         options.setdefault("revision", workspace.pool.ref.revision)
     return labeled_rows(load_pool(path, split=split, **options), label_column, workspace.class_names)[0]

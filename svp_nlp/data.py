@@ -15,7 +15,8 @@ from svp_nlp.columns import LabelColumn
 from svp_nlp.errors import LabelError, PoolError
 from svp_nlp.metrics import check_metrics
 from svp_nlp.models.base import Labeled
-from svp_nlp.pool import Pool, PoolRef, conflicting_labels, overlap, read_labels
+from svp_nlp.pool import Pool, PoolRef
+from svp_nlp.pool_labels import conflicting_labels, overlap, read_labels
 from svp_nlp.recipe import HeldOutSpec, PoolSpec, Recipe
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,10 @@ def pool_ref(spec: PoolSpec, *, revision: str | None = None) -> PoolRef:
         name=spec.name,
         split=spec.split,
         revision=revision or spec.revision,
-        columns=spec.text_columns,
+        columns=spec.text_columns if spec.image_column is None else (spec.image_column,),
         id_column=spec.id_column,
+        modality="text" if spec.image_column is None else "image",
+        rows=spec.rows,
         streaming=spec.streaming,
     )
 
@@ -102,14 +105,18 @@ def open_data(recipe: Recipe, revisions: Mapping[str, str | None] | None = None)
         shared = overlap(pool, test_pool)
         if shared.count:
             shown = ", ".join(f"{row} = test {test_row}" for row, test_row in shared.first)
-            message = f"{shared.count:,} texts of the test set are in the pool as well (pool position {shown})"
+            message = (
+                f"{shared.count:,} {pool.ref.modality}s of the test set are in the pool as well (pool position {shown})"
+            )
             if not recipe.allow_overlap:
                 raise PoolError(
                     f"{message}; the test error would flatter: remove them, or set allow_overlap: true to go on"
                 )
             warnings.append(message)
         if left_out:
-            warnings.append(f"{left_out:,} rows of the test set have no text or no label and are left out")
+            warnings.append(
+                f"{left_out:,} rows of the test set have no {pool.ref.modality} or no label and are left out"
+            )
         test_info = {
             "path": recipe.test.path,
             "split": recipe.test.split,
@@ -179,6 +186,6 @@ def labeled_rows(pool: Pool, label_column: str, class_names: tuple[str, ...]) ->
     has_text_N[pool.duplicates_D2[:, 0]] = True
     positions_T: IntK = np.flatnonzero(has_text_N & (labels.labels_N >= 0)).astype(np.int64)
     if not len(positions_T):
-        raise PoolError(f"{pool.ref.path} [{pool.ref.split}] has no row with a text and a label")
+        raise PoolError(f"{pool.ref.path} [{pool.ref.split}] has no row with a {pool.ref.modality} and a label")
     rows = Labeled(pool.take(positions_T), labels.labels_N[positions_T].astype(np.int64), positions_T, class_names)
     return rows, len(pool) - len(positions_T)

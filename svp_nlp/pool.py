@@ -10,28 +10,30 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from svp_nlp.arrays import BoolN, IntK, IntN, UIntN, fingerprint_array, fingerprint_json
+from svp_nlp.arrays import BoolN, IntK, IntN, UIntN, fingerprint_array, fingerprint_json, keyed_hash
 from svp_nlp.cache import cached_directory
-from svp_nlp.columns import LabelColumn, closest, label_column
+from svp_nlp.columns import closest
 from svp_nlp.content import HASH_BYTES, find_duplicates, hash_strings, hash_texts, hex_ids, keys_of
 from svp_nlp.errors import PoolError
 from svp_nlp.files import read_json, write_json
 from svp_nlp.pool_hub import open_hub
+from svp_nlp.pool_images import encoded, hash_images, holds_images
 from svp_nlp.pool_source import Source, is_hub_id, open_local
 from svp_nlp.rows import Rows, as_strings, restoring_order
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TEXT = "text"  # the one column that learners see
+TEXT, IMAGE = "text", "image"  # the one column that learners see: texts, or the encoded bytes of images
 _BLOCK_ROWS = 16_384
+_BLOCK_IMAGES = 512  # of an image folder the files are read: 110 kB each in ImageNet
 _SHOWN = 5
 
 
@@ -47,8 +49,10 @@ class PoolRef:
     name: str | None = None
     split: str = "train"
     revision: str | None = None
-    columns: tuple[str, ...] = ("text",)  # model inputs; several are joined with a space
+    columns: tuple[str, ...] = ("text",)  # model inputs; several texts are joined with a space
     id_column: str | None = None
+    modality: Literal["text", "image"] = "text"
+    rows: int | None = None  # a pool of so many rows, drawn at random (the same ones always); None: all
     streaming: bool = field(default=False, compare=False)  # how rows get here, not which they are
 
     def __post_init__(self) -> None:
@@ -59,12 +63,19 @@ class PoolRef:
         object.__setattr__(self, "columns", columns)
         if not columns or len(set(columns)) != len(columns):
             raise PoolError(f"{self.path}: columns is {list(columns)}; expected one or more different text columns")
+        if self.modality == IMAGE and len(columns) > 1:
+            raise PoolError(f"{self.path}: columns is {list(columns)}; expected one image column")
 
     @property
     def meaning(self) -> dict[str, Any]:
         """All that decides which rows these are, as JSON values."""
         values = asdict(self) | {"columns": list(self.columns)}
         del values["streaming"]
+        # Left out where they say nothing, as the selections of earlier versions have it.
+        if self.modality == TEXT:
+            del values["modality"]
+        if self.rows is None:
+            del values["rows"]
         return values
 
     def open(self) -> Pool:
@@ -110,14 +121,6 @@ class PoolCheck:
         return lines
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """Rows of a test set that are also in the pool."""
-
-    count: int
-    first: tuple[tuple[int, int], ...]  # (position in the pool, position in the test set)
-
-
 class Pool:
     """The rows of a PoolRef. Nothing of it is copied into memory but 16 to 40 bytes per row while it is hashed.
 
@@ -142,8 +145,11 @@ class Pool:
         if table.num_rows == 0:
             raise PoolError(f"{self._where}: no row; expected at least one")
         self._rows = Rows(table)
+        if ref.rows is not None:
+            self._dataset, self.source_key = self._some(ref.rows)
+            self._rows = Rows(self._dataset.data.table)
         self._check_columns()
-        key = fingerprint_json(["content-1", source.key, list(ref.columns), ref.id_column])
+        key = fingerprint_json(["content-1", self.source_key, list(ref.columns), ref.id_column, ref.modality])
         directory = cached_directory("content", key, self._build_content)
         self._hashes_N: npt.NDArray[np.uint8] = np.load(directory / "content.npy", mmap_mode="r")
         self._ids_N: npt.NDArray[np.uint8] = (
@@ -153,7 +159,9 @@ class Pool:
         self.duplicates_D2: IntN = np.load(directory / "duplicates.npy")
         self.fingerprint: str = read_json(directory / "meta.json")["fingerprint"]
         if self.check.usable == 0:
-            raise PoolError(f"{self._where}: all {len(self):,} rows are blank in {list(ref.columns)}: expected text")
+            raise PoolError(
+                f"{self._where}: all {len(self):,} rows are blank in {list(ref.columns)}: expected {ref.modality}s"
+            )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -204,12 +212,13 @@ class Pool:
         """The model inputs of a shard in storage order, `batch_size` rows at a time.
 
         Yields:
-            Tables with one column `text`: large_string, one chunk, no nulls (a missing text is ""). Zero-copy where
-            one column is the input and no block of the file ends inside the batch.
+            Tables with one column, one chunk, no nulls: `text`, large_string (a missing text is ""), or `image`,
+            large_binary (encoded; b"" where there is none). Zero-copy where one column is the input and no block of
+            the file ends inside the batch.
         """
         for start in range(shard.start, shard.stop, batch_size):
-            texts = [self._texts(block) for block in self._rows.slices(start, min(start + batch_size, shard.stop))]
-            yield pa.table({TEXT: texts[0] if len(texts) == 1 else pa.concat_arrays(texts)})
+            pieces = [self._inputs(block) for block in self._rows.slices(start, min(start + batch_size, shard.stop))]
+            yield pa.table({self.ref.modality: pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)})
 
     def take(self, positions_K: npt.ArrayLike) -> pa.Table:
         """The model inputs of some rows, in the order given; positions may repeat.
@@ -220,10 +229,11 @@ class Pool:
             PoolError: a position outside the pool.
         """
         positions_K = self._positions(positions_K)
-        pieces = [self._texts(block) for block in self._rows.gather(positions_K, self.ref.columns)]
-        texts = pa.concat_arrays(pieces) if pieces else pa.array([], pa.large_string())
+        pieces = [self._inputs(block) for block in self._rows.gather(positions_K, self.ref.columns)]
+        nothing = pa.array([], pa.large_string() if self.ref.modality == TEXT else pa.large_binary())
+        inputs = pa.concat_arrays(pieces) if pieces else nothing
         order = restoring_order(positions_K)
-        return pa.table({TEXT: texts if order is None else texts.take(order)})
+        return pa.table({self.ref.modality: inputs if order is None else inputs.take(order)})
 
     def dataset(self, positions_K: npt.ArrayLike) -> Dataset:
         """All columns of some rows, in the order given, with the features of the source; in memory."""
@@ -270,19 +280,38 @@ class Pool:
             if name not in schema.names:
                 only = schema.names[0] if len(schema.names) == 1 else ""
                 mark = next((mark for mark in ";|\t" if mark in only), None)
+                images = [field.name for field in schema if holds_images(field.type)]
                 hint = f"; its one column holds {mark!r}: save it with commas between the columns" if mark else ""
+                hint = f"; for images, name {images[0]!r} as image_column" if images else hint
                 raise PoolError(
                     f"{self._where}: no column {name!r}{closest(name, schema.names)}; it has {self._columns}{hint}"
                 )
             kind = schema.field(name).type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if (self.ref.modality == IMAGE) != holds_images(kind) and name in self.ref.columns:
+                hint = "; name it as image_column" if holds_images(kind) else ""
+                raise PoolError(
+                    f"{self._where}: column {name!r} is of type {kind}; expected {self.ref.modality}s{hint}; it has "
+                    f"{self._columns}"
+                )
+            if holds_images(kind):
+                continue
             text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
             if not text and not (name == self.ref.id_column and pa.types.is_integer(kind)):
                 raise PoolError(
                     f"{self._where}: column {name!r} is of type {kind}; expected text; it has {self._columns}"
                 )
 
-    def _texts(self, block: pa.RecordBatch) -> pa.LargeStringArray:
+    def _some(self, rows: int) -> tuple[Dataset, str]:
+        """So many rows, in memory, in their order; chosen by a hash, for many files are sorted by class."""
+        if not 1 <= rows <= len(self):
+            raise PoolError(f"{self._where}: rows is {rows:,}; expected at most the {len(self):,} that it has")
+        order_N = np.argsort(keyed_hash(np.arange(len(self)), 0, "rows"), kind="stable")
+        return self.dataset(np.sort(order_N[:rows])), fingerprint_json([self.source_key, rows])
+
+    def _inputs(self, block: pa.RecordBatch) -> pa.Array:
+        if self.ref.modality == IMAGE:
+            return encoded(block.column(self.ref.columns[0]))
         arrays = [as_strings(block.column(name)).fill_null("") for name in self.ref.columns]
         return (
             arrays[0] if len(arrays) == 1 else pc.binary_join_element_wise(*arrays, pa.scalar(" ", pa.large_string()))
@@ -302,11 +331,12 @@ class Pool:
         )
         blank_N = np.zeros(len(self), dtype=bool)
         ids_N = np.empty((len(self) if self.ref.id_column else 0, HASH_BYTES), dtype=np.uint8)
-        for start in range(0, len(self), _BLOCK_ROWS):
-            stop = min(start + _BLOCK_ROWS, len(self))
-            texts = pa.concat_arrays([self._texts(block) for block in self._rows.slices(start, stop)])
+        hash_of, step = (hash_texts, _BLOCK_ROWS) if self.ref.modality == TEXT else (hash_images, _BLOCK_IMAGES)
+        for start in range(0, len(self), step):
+            stop = min(start + step, len(self))
+            inputs = pa.concat_arrays([self._inputs(block) for block in self._rows.slices(start, stop)])
             try:
-                hashes_N[start:stop], blank_N[start:stop] = hash_texts(texts)
+                hashes_N[start:stop], blank_N[start:stop] = hash_of(inputs)
             except PoolError as error:
                 raise PoolError(f"{self._where}: rows from {start:,} on: {error}") from None
             if self.ref.id_column:
@@ -343,7 +373,8 @@ class Pool:
 
 def _open_source(ref: PoolRef) -> Source:
     """What a reference means: built-in, file or folder where there is one, else a dataset of the Hub."""
-    inputs = (*ref.columns, *([ref.id_column] if ref.id_column else []))
+    texts = ref.columns if ref.modality == TEXT else ()
+    inputs = (*texts, *([ref.id_column] if ref.id_column else []))
     if is_hub_id(ref.path):
         return open_hub(
             ref.path, ref.name, split=ref.split, revision=ref.revision, text_columns=inputs, streaming=ref.streaming
@@ -351,47 +382,3 @@ def _open_source(ref: PoolRef) -> Source:
     if ref.streaming:
         raise PoolError(f"{ref.path}: streaming is for Hub datasets; this is on your disk: leave it out")
     return open_local(ref.path, ref.name, split=ref.split, revision=ref.revision, text_columns=inputs)
-
-
-def read_labels(pool: Pool, column: str, *, class_names: tuple[str, ...] | None = None) -> LabelColumn:
-    """Labels of all rows of a pool or test set.
-
-    Args:
-        pool: where the column is.
-        column: ClassLabel, strings, integers or booleans; null, "" and -1 in a ClassLabel mean "no label".
-        class_names: the pool's names when this is a test set: labels are aligned by name, never by index.
-    Raises:
-        LabelError: a label of a wrong type, out of range, or not among `class_names`; lists the distinct offenders.
-        PoolError: no such column.
-    """
-    values = pool.column(column)
-    declared = getattr(pool.features[column], "names", None)
-    where = f"{pool.ref.path} [{pool.ref.split}], column {column!r}"
-    return label_column(values, declared, where=where, class_names=class_names)
-
-
-def conflicting_labels(pool: Pool, labels: LabelColumn) -> tuple[int, tuple[tuple[int, int], ...]]:
-    """Duplicates whose label differs from that of the first row with the same content.
-
-    Returns:
-        How many, and the first of them as (position, position of the first row with this content).
-    """
-    rows, firsts = pool.duplicates_D2[:, 0], pool.duplicates_D2[:, 1]
-    a, b = labels.labels_N[rows], labels.labels_N[firsts]
-    pairs = pool.duplicates_D2[(a != b) & (a >= 0) & (b >= 0)]
-    return len(pairs), tuple((row, first) for row, first in pairs[:_SHOWN].tolist())
-
-
-def overlap(pool: Pool, test: Pool) -> Overlap:
-    """Rows of `test` whose content is in `pool`, exactly the same after normalisation. O((N + T) log T)."""
-    test_rows = np.setdiff1d(np.arange(len(test)), test._blank)
-    test_keys, pool_keys = keys_of(test._hashes_N)[test_rows], keys_of(pool._hashes_N)
-    # Half of a hash tells who may be equal; only those few are compared in full.
-    pool_rows = np.flatnonzero(np.isin(pool_keys, test_keys) & pool.usable_N)
-    test_rows = test_rows[np.isin(test_keys, pool_keys[pool_rows])]
-    both = np.concatenate([pool._hashes_N[pool_rows], test._hashes_N[test_rows]])
-    pairs = find_duplicates(both, np.zeros(len(both), dtype=bool))
-    pairs = pairs[(pairs[:, 0] >= len(pool_rows)) & (pairs[:, 1] < len(pool_rows))]
-    first = pairs[:_SHOWN]
-    shown = zip(pool_rows[first[:, 1]].tolist(), test_rows[first[:, 0] - len(pool_rows)].tolist(), strict=True)
-    return Overlap(len(pairs), tuple(shown))

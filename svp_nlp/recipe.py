@@ -120,8 +120,12 @@ class PoolSpec(Spec):
     split: Text = "train"
     revision: str | None = Field(None, description="branch, tag or commit of a Hub dataset; resolved to a commit")
     text_columns: Names = ("text",)
+    image_column: Text | None = Field(None, description="of a pool of images, in place of text_columns")
     label_column: Text = "label"
     id_column: str | None = Field(None, description="stable names of the rows; null = hash of the text")
+    rows: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="only so many rows, drawn at random, the same ones always: for trying out"
+    )
     streaming: bool = Field(False, description="keep one Arrow file of a Hub dataset, not its own files as well")
 
 
@@ -138,7 +142,7 @@ def _held_out(value: Any, info: ValidationInfo, split: str) -> Any:
     for key in ("path", "split"):
         if value.get(key) == "":
             raise wrong(f"{key} is an empty text; remove the key to take the default")
-    inherited = ["text_columns", "label_column"]
+    inherited = ["text_columns", "image_column", "label_column"]
     if "path" not in value:
         inherited += ["path", "name", "revision", "id_column", "streaming"]
     pool = info.data.get("pool")  # absent when the pool itself is wrong: then only the keys given here are checked
@@ -294,6 +298,11 @@ class Recipe(Spec):
 
 def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """(key, what is wrong with it) for what single values cannot show. Mixed sizes are compared once resolved."""
+    for role, learner in (("proxy", recipe.proxy), ("target", recipe.target)):
+        found = "text" if recipe.pool.image_column is None else "image"
+        if learner is not None and learner.reads != found:
+            hint = "name its image_column" if found == "text" else "remove pool.image_column"
+            yield role, f"{learner.kind} reads {learner.reads}s, the pool has {found}s; choose another kind, or {hint}"
     if recipe.mode == "core_set" and recipe.initial is not None:
         yield "initial", "a core-set has no start set; remove it, or use mode: active_learning"
     sizes = list(recipe.labeled_sizes) if recipe.initial is None else [recipe.initial, *recipe.labeled_sizes]

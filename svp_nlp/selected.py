@@ -19,7 +19,8 @@ from svp_nlp.errors import LabelError
 from svp_nlp.files import atomic_directory
 from svp_nlp.labels import LabelSet
 from svp_nlp.markdown import render
-from svp_nlp.pool import Pool, read_labels
+from svp_nlp.pool import Pool
+from svp_nlp.pool_labels import read_labels
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -10,7 +10,8 @@ import pytest
 
 from svp_nlp import builtin
 from svp_nlp.errors import PoolError
-from svp_nlp.pool import PoolRef, overlap, read_labels
+from svp_nlp.pool import PoolRef
+from svp_nlp.pool_labels import overlap, read_labels
 
 SOURCE = '''
 """Module text that is long enough to be a paragraph of the pool, by pandas and about arrays."""

@@ -26,7 +26,8 @@ from toy import CLASS_NAMES, toy_rows, write_toy
 from svp_nlp.cache import cached_directory
 from svp_nlp.content import find_duplicates, hash_texts, hex_ids, normalise
 from svp_nlp.errors import LabelError, PoolError
-from svp_nlp.pool import Pool, PoolRef, conflicting_labels, overlap, read_labels
+from svp_nlp.pool import Pool, PoolRef
+from svp_nlp.pool_labels import conflicting_labels, overlap, read_labels
 
 SHARED = Path(os.environ.get("SVP_SHARED") or Path(__file__).parents[1] / "../shared/data")
 NASTY = [

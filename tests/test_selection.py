@@ -14,7 +14,8 @@ from svp_nlp.columns import LabelColumn
 from svp_nlp.errors import LabelError, LineageError
 from svp_nlp.labels import LabelSet
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
-from svp_nlp.pool import PoolRef, read_labels
+from svp_nlp.pool import PoolRef
+from svp_nlp.pool_labels import read_labels
 from svp_nlp.selected import SelectedRows, write_selected
 from svp_nlp.selection import Lineage, Selection
 

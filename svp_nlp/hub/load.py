@@ -25,7 +25,8 @@ from svp_nlp.hub_cache import using_token
 from svp_nlp.hub_errors import disk_errors
 from svp_nlp.labels import LabelSet
 from svp_nlp.markdown import render
-from svp_nlp.pool import Pool, read_labels
+from svp_nlp.pool import Pool
+from svp_nlp.pool_labels import read_labels
 from svp_nlp.pool_source import quiet_libraries
 from svp_nlp.selected import SelectedRows, write_rows
 from svp_nlp.selection import Lineage, Selection

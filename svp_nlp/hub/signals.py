@@ -26,7 +26,8 @@ from svp_nlp.hub.push import Bundle
 from svp_nlp.hub.selections import DEFAULT_CONFIG, source_card
 from svp_nlp.hub.shared_signals import KIND
 from svp_nlp.hub.source import Source, find_source, open_source, pool_of, shareable
-from svp_nlp.pool import Pool, read_labels
+from svp_nlp.pool import Pool
+from svp_nlp.pool_labels import read_labels
 from svp_nlp.run import STEP_FILE, now
 from svp_nlp.selection import Selection
 

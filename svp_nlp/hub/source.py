@@ -18,7 +18,8 @@ from svp_nlp.errors import HubRefused, LineageError, PoolError, scrub
 from svp_nlp.files import read_json
 from svp_nlp.labels import LabelSet
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
-from svp_nlp.pool import Pool, PoolRef, read_labels
+from svp_nlp.pool import Pool, PoolRef
+from svp_nlp.pool_labels import read_labels
 from svp_nlp.pool_source import is_hub_id
 from svp_nlp.run import RECIPE_FILE, STEP_FILE
 from svp_nlp.selected import SelectedRows

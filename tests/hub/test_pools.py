@@ -29,7 +29,8 @@ from svp_nlp import load_pool
 from svp_nlp.errors import Interrupted, PoolError
 from svp_nlp.experiment import run_recipe
 from svp_nlp.files import read_json
-from svp_nlp.pool import Pool, PoolRef, read_labels
+from svp_nlp.pool import Pool, PoolRef
+from svp_nlp.pool_labels import read_labels
 from svp_nlp.recipe import make_recipe
 
 FORMATS = ["csv", "jsonl", "parquet"]

@@ -21,7 +21,7 @@ from svp_nlp import LabelSet, Selection, load_pool, load_selected
 from svp_nlp.errors import HubError, HubRefused, LineageError, SVPError
 from svp_nlp.hub.load import pull_selection
 from svp_nlp.hub.retry import Patience
-from svp_nlp.pool import read_labels
+from svp_nlp.pool_labels import read_labels
 from svp_nlp.selection import Lineage
 
 

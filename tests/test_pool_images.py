@@ -1,0 +1,126 @@
+"""Pools whose rows are images, and pools of a part of the rows."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as Picture
+
+from svp_nlp import load_pool
+from svp_nlp.errors import PoolError, RecipeError
+from svp_nlp.pool_labels import overlap, read_labels
+from svp_nlp.recipe import make_recipe
+
+
+def picture(number: int, *, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 5, 3), np.uint8)
+    Picture.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def write_images(path, images, labels=None) -> str:
+    labels = [number % 2 for number in range(len(images))] if labels is None else labels
+    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    rows = {"image": [None if data is None else {"bytes": data, "path": None} for data in images], "label": labels}
+    Dataset.from_dict(rows, features=features).to_parquet(str(path))
+    return str(path)
+
+
+def test_rows_are_the_encoded_bytes_and_ids_their_hash(tmp_path):
+    images = [picture(number) for number in range(5)]
+    pool = load_pool(write_images(tmp_path / "a.parquet", images), image_column="image")
+    assert pool.take([3, 0, 3])["image"].to_pylist() == [images[3], images[0], images[3]]
+    batch = next(iter(pool.batches(pool.shards()[0], 4)))
+    assert batch.column_names == ["image"] and batch["image"].to_pylist() == images[:4]
+    moved = load_pool(write_images(tmp_path / "b.parquet", images[::-1]), image_column="image")
+    assert pool.ids(range(5)).to_pylist() == moved.ids([4, 3, 2, 1, 0]).to_pylist()
+    assert pool.fingerprint != moved.fingerprint
+    assert read_labels(pool, "label").class_names == ("cat", "dog")
+
+
+def test_missing_and_repeated_images_cannot_be_picked(tmp_path):
+    images = [picture(0), None, picture(1), picture(0), b""]
+    pool = load_pool(write_images(tmp_path / "a.parquet", images), image_column="image")
+    assert pool.usable_N.tolist() == [True, False, True, False, False]
+    assert pool.check.first_duplicates == ((3, 0),)
+    test = load_pool(write_images(tmp_path / "t.parquet", [picture(9), picture(1)]), image_column="image")
+    assert overlap(pool, test).first == ((2, 1),)
+
+
+def test_a_folder_of_image_files_has_the_same_rows_as_a_table_of_them(tmp_path):
+    images = {name: [picture(10 * row + number, kind="JPEG") for number in range(3)]
+              for row, name in enumerate(("cat", "dog"))}  # fmt: skip
+    for name, files in images.items():
+        (tmp_path / "photos" / "train" / name).mkdir(parents=True)
+        for number, data in enumerate(files):
+            (tmp_path / "photos" / "train" / name / f"{number}.jpeg").write_bytes(data)
+    folder = load_pool(tmp_path / "photos", image_column="image")
+    assert folder.take(range(6))["image"].to_pylist() == images["cat"] + images["dog"]
+    labels = [0, 0, 0, 1, 1, 1]
+    table = load_pool(write_images(tmp_path / "a.parquet", images["cat"] + images["dog"], labels), image_column="image")
+    assert folder.fingerprint == table.fingerprint
+    assert read_labels(folder, "label").labels_N.tolist() == labels
+    (tmp_path / "photos" / "train" / "dog" / "1.jpeg").unlink()
+    with pytest.raises(PoolError, match=r"1\.jpeg: the image cannot be read"):
+        folder.take([4])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "for images, name 'image' as image_column"),
+        ({"text_columns": "image"}, "expected texts; name it as image_column"),
+        ({"image_column": "label"}, "'label' is of type int64; expected images"),
+        ({"image_column": "imag"}, "did you mean 'image'"),
+        ({"image_column": "image", "rows": 3}, "rows is 3; expected at most the 2"),
+    ],
+)
+def test_a_wrong_column_is_told_what_to_write(tmp_path, options, said):
+    path = write_images(tmp_path / "a.parquet", [picture(0), picture(1)])
+    with pytest.raises(PoolError, match=said):
+        load_pool(path, **options)
+
+
+def test_no_image_at_all_is_refused(tmp_path):
+    path = write_images(tmp_path / "a.parquet", [None, None])
+    with pytest.raises(PoolError, match=r"all 2 rows are blank .* expected images"):
+        load_pool(path, image_column="image")
+
+
+def test_a_part_of_the_rows_is_the_same_one_always_and_not_the_first(tmp_path):
+    features = Features({"text": Value("string"), "label": Value("int64")})
+    rows = {"text": [f"text {number}" for number in range(400)], "label": [number // 200 for number in range(400)]}
+    path = tmp_path / "sorted.parquet"
+    Dataset.from_dict(rows, features=features).to_parquet(str(path))
+    whole, part = load_pool(path), load_pool(path, rows=100)
+    assert len(part) == 100 and 30 < sum(part.column("label").to_pylist()) < 70
+    assert part.ids(range(100)).to_pylist() == load_pool(path, rows=100).ids(range(100)).to_pylist()
+    kept = [int(text.split()[1]) for text in part.take(range(100))["text"].to_pylist()]
+    assert kept == sorted(kept)
+    assert part.fingerprint != whole.fingerprint and load_pool(path, rows=400).fingerprint == whole.fingerprint
+    more = [int(text.split()[1]) for text in load_pool(path, rows=150).take(range(150))["text"].to_pylist()]
+    assert set(kept) < set(more)
+
+
+@pytest.mark.parametrize(
+    ("image_column", "proxy", "said"),
+    [("image", "fasttext", "fasttext reads texts, the pool has images"), (None, "fasttext", None)],
+)
+def test_a_learner_of_another_modality_is_refused_before_any_work(image_column, proxy, said):
+    values = {
+        "mode": "core_set",
+        "pool": {"path": "x.parquet", "image_column": image_column},
+        "proxy": {"kind": proxy},
+        "strategies": ["random"],
+        "labeled_sizes": ["10%"],
+        "baselines": [],
+    }
+    if said is None:
+        assert make_recipe(values).pool.image_column is None
+        return
+    with pytest.raises(RecipeError, match=said):
+        make_recipe(values)
