@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from svp_nlp.errors import Interrupted, ModelError
 from svp_nlp.files import sha256_file
 from svp_nlp.pool import TEXT as TEXT
 from svp_nlp.pool import Pool
+
+if TYPE_CHECKING:
+    from svp_nlp.models.dynamics import DynamicsRecorder
 
 CONFIG_FILE = "config.json"
 
@@ -167,6 +170,7 @@ class FitContext:
     pool: Pool | None = None  # for what is learned from unlabelled texts (a tokenizer); None: from the labelled rows
     features_LD: FloatND | None = None  # of the rows, for a FeatureLearner; None: it computes them
     encoder_dir: Path | None = None  # where a FeatureLearner's encoder was saved; None: made from its spec
+    dynamics: DynamicsRecorder | None = None  # filled by a training whose spec `records_dynamics`; None: not recorded
 
     def raise_if_stopped(self, what: str) -> None:
         """Raises Interrupted when the process was asked to stop."""

@@ -126,7 +126,7 @@ def fine_tune(
         dev: as in `training.train`; chooses the epoch of both trainings.
         spec: of the training of everything; the head's has its own epochs and rate, and the same rest.
         seed: see `training.train`.
-        context: see `training.train`.
+        context: see `training.train`; `dynamics` are those of the training of everything.
         what: names the training in events and errors.
         layerwise_lr_decay: see `layer_scales`.
         head_first_epochs: 0 = everything at once.
@@ -146,7 +146,8 @@ def fine_tune(
         inside = directory / part if directory is not None and head_first_epochs else directory
         return training.train(
             model, examples, train.labels_L, positions_L=train.positions_L, dev=dev, training=spec, seed=seed,
-            context=dataclasses.replace(context, checkpoint_dir=inside), compiled=compiled,
+            context=dataclasses.replace(context, checkpoint_dir=inside,
+                                        dynamics=None if part == "head" else context.dynamics), compiled=compiled,
             what=f"{what} (head)" if part == "head" else what, **options,
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from svp_nlp.files import remove_leftovers
 from svp_nlp.models.base import TrainingSpec
 from svp_nlp.models.batches import Examples
 from svp_nlp.models.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from svp_nlp.models.dynamics import DynamicsRecorder
 from svp_nlp.models.sharded import put, whole
-from svp_nlp.models.steps import Dev, Fit, Labels, Progress, check_losses
+from svp_nlp.models.steps import Dev, Fit, Labels, Progress, add_up, check_losses
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ def training_identity(
     seed: int,
     lr_scales: Mapping[str, float] | None,
     compiled: bool,
+    dynamics: DynamicsRecorder | None = None,
 ) -> dict[str, Any]:
     """What decides the result; a checkpoint belongs to a training when all of it is the same."""
     weights = {name: [str(value.dtype), list(value.shape)] for name, value in model.state_dict().items()}
@@ -55,6 +58,8 @@ def training_identity(
         identity["frozen weights"] = _hash_weights(model, frozen)
     if examples.lengths_N is not None:
         identity["lengths"] = fingerprint_array(examples.lengths_N)
+    if dynamics is not None:
+        identity["recorded dynamics"] = list(dynamics.names)
     if dev is not None:
         identity["dev labels"] = fingerprint_array(dev[1])
     return identity
@@ -125,6 +130,8 @@ def resume(fit: Fit) -> None:
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(loaded.state["scaler"])
     fit.best = loaded.tensors["best"]
+    if fit.context.dynamics is not None:
+        fit.context.dynamics.unpack(loaded.tensors["dynamics"], keeps_running=fit.rank == 0)
     fit.progress = Progress(**loaded.state["progress"])
     _say(fit, logging.INFO, "%s goes on from step %s", fit.what, f"{fit.progress.step:,}")
 
@@ -160,6 +167,8 @@ def stop_or_save(fit: Fit, *, check_every: int) -> None:
         stop, due = (wish > 0 for wish in wishes.tolist())
     if directory is not None and (stop or due) and progress.step != fit.saved_step:
         check_losses(fit)
+        dynamics = fit.context.dynamics
+        recorded = None if dynamics is None else dynamics.pack(partial(add_up, fit))
         if fit.rank == 0 or fit.sharded:  # all processes put the parts together
             tensors: dict[str, dict[str, Tensor]] = {
                 "model": trained_state(fit.model),
@@ -167,6 +176,8 @@ def stop_or_save(fit: Fit, *, check_every: int) -> None:
                 "optimizer": pack_optimizer(fit.optimizer),
             }
         if fit.rank == 0:
+            if recorded is not None:
+                tensors["dynamics"] = recorded
             state = {
                 "identity": fit.identity,
                 "hardware": _hardware(fit),

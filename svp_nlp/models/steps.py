@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,7 @@ class Share:
 
     inputs: list[dict[str, Tensor]]
     labels: list[Tensor]
+    rows: list[IntK]
     weight: float  # of a row's loss
 
 
@@ -172,7 +173,7 @@ def collate_share(fit: Fit, rows_B: IntK) -> Share:
     rng = collate_rng(fit.seed, fit.progress.step, fit.rank)
     inputs = [fit.examples.collate(rows_K, rng=rng) for rows_K in parts]
     labels = [torch.from_numpy(fit.labels_L[rows_K]) for rows_K in parts]
-    return Share(inputs, labels, weight=fit.processes / len(rows_B) if counts else 0.0)
+    return Share(inputs, labels, parts, weight=fit.processes / len(rows_B) if counts else 0.0)
 
 
 def take_step(fit: Fit, share: Share, *, rate: float) -> Tensor:
@@ -200,6 +201,8 @@ def take_step(fit: Fit, share: Share, *, rate: float) -> Tensor:
                 hits = (logits_BC.argmax(1) == labels_B).sum()
                 counted = torch.stack([loss / fit.processes, hits, torch.full_like(hits, len(labels_B))])
                 measured += counted * (share.weight > 0)  # a process without a share repeats what others count
+                if fit.context.dynamics is not None and share.weight > 0:
+                    fit.context.dynamics.record(share.rows[number], logits_BC, labels_B)
         if spec.max_grad_norm is not None:
             accelerator.clip_grad_norm_(fit.model.parameters(), spec.max_grad_norm)
         fit.optimizer.step()
@@ -232,6 +235,11 @@ def _memory_advice(spec: TrainingSpec, share: Share) -> str:
     )
 
 
+def add_up(fit: Fit, value: Tensor) -> Tensor:
+    """The sum over the processes of the training, all of which must call it."""
+    return cast(Tensor, fit.accelerator.reduce(value, reduction="sum")) if fit.processes > 1 else value
+
+
 def check_losses(fit: Fit) -> None:
     """Add up the losses of the last steps, and stop at one that is not a number.
 
@@ -241,8 +249,7 @@ def check_losses(fit: Fit) -> None:
     if not fit.unchecked:
         return
     measured = torch.stack([entry.measured for entry in fit.unchecked])
-    if fit.processes > 1:
-        measured = fit.accelerator.reduce(measured, reduction="sum")
+    measured = add_up(fit, measured)
     progress = fit.progress
     for entry, (loss, correct, rows) in zip(fit.unchecked, measured.tolist(), strict=True):
         assert round(rows) == len(entry.rows_B), "processes counted a row twice or not at all"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -40,6 +41,7 @@ from svp_nlp.models.steps import (
     Labels,
     Unchecked,
     Wrapped,
+    add_up,
     check_losses,
     collate_share,
     has_unused_parameters,
@@ -102,7 +104,8 @@ def train(
             matrices (not to biases and norms) under adamw.
         seed: decides order, dropout and augmentation; torch's global generator is left as it was.
         context: `checkpoint_dir` is left for the caller to delete once it has saved the model. Without
-            `data_parallel` this process trains alone, whatever else was launched, and calls no other.
+            `data_parallel` this process trains alone, whatever else was launched, and calls no other. `dynamics`
+            forgets what it held, and then has each epoch that is run, the ones after the best as well.
         what: names the training in events and errors.
         lr_scales: parameter name -> factor of its learning rate; 1 for those that are not named. Parameters that
             require no gradient are not trained.
@@ -116,7 +119,7 @@ def train(
     accelerator = make_accelerator(training.mixed_precision)
     identity = training_identity(
         model, examples, labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed, lr_scales=lr_scales,
-        compiled=compiled,
+        compiled=compiled, dynamics=context.dynamics,
     )  # fmt: skip
     processes = accelerator.num_processes if context.data_parallel else 1
     sharded = processes > 1 and wants_sharding()
@@ -140,6 +143,8 @@ def train(
         rank=accelerator.process_index if processes > 1 else 0,
         steps_per_epoch=count_batches(len(labels_L), training.global_batch_size),
     )  # fmt: skip
+    if context.dynamics is not None:
+        context.dynamics.begin(positions_L, accelerator.device)
     with seeded(seed):
         resume(fit)
         try:
@@ -211,6 +216,9 @@ def _train_epoch(fit: Fit, batches: Sequence[IntK]) -> None:
         progress.step_in_epoch += 1
         if len(fit.unchecked) >= check_every or progress.step_in_epoch == len(batches):
             check_losses(fit)
+        progress.epoch_seconds = before + time.perf_counter() - started
+    if fit.context.dynamics is not None:
+        fit.context.dynamics.end_epoch(partial(add_up, fit))
         progress.epoch_seconds = before + time.perf_counter() - started
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +45,8 @@ _ONE_FILE = "1000GB"
 
 class TransformerSpec(PretrainedSpec):
     """Options of a transformer."""
+
+    records_dynamics: ClassVar[bool] = True
 
     kind: Literal["transformer"] = "transformer"
     max_length: Annotated[int, Field(ge=4, description="tokens kept of a text")] = 128

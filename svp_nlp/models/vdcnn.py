@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,8 @@ def _paper_training() -> TrainingSpec:
 
 class VDCNNSpec(LearnerSpec):
     """Options of the VDCNN. The defaults are the target of the SVP paper on Amazon Review Polarity."""
+
+    records_dynamics: ClassVar[bool] = True
 
     kind: Literal["vdcnn"] = "vdcnn"
     depth: Literal[9, 17, 29, 49] = 29
