@@ -6,11 +6,16 @@ import difflib
 
 from svp_nlp.errors import RecipeError
 from svp_nlp.strategies.base import Picks, Strategy, pointwise, select, setwise
+from svp_nlp.strategies.dynamics import ambiguous, aum, el2n, forgetting_events, hard_to_learn
 from svp_nlp.strategies.sampling import random
 from svp_nlp.strategies.topk import top_k
 from svp_nlp.strategies.uncertainty import entropy, least_confidence, margin
 
-STRATEGIES: dict[str, Strategy] = {s.name: s for s in (random, least_confidence, margin, entropy)}
+_ALL = (
+    random, least_confidence, margin, entropy,
+    forgetting_events, aum, el2n, hard_to_learn, ambiguous,
+)  # fmt: skip
+STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
 
 
 def get_strategy(name: str) -> Strategy:
