@@ -1,6 +1,7 @@
-"""Pools that every installation has: prose of the installed libraries' docstrings, label = the library.
+"""Pools that every installation has: prose of the installed libraries' docstrings, and generated pictures of shapes.
 
-Files are parsed with `ast`: nothing is imported or run. The rows depend on the installed versions only.
+Docstrings, label = the library: files are parsed with `ast`, nothing is imported or run, and the rows depend on the
+installed versions only. Shapes, label = the shape: see `builtin_shapes`; the rows are the same everywhere.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import importlib.util
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
+from svp_nlp import builtin_shapes
 from svp_nlp.arrays import fingerprint_json
 from svp_nlp.cache import cached_directory
 from svp_nlp.columns import closest
@@ -28,6 +33,8 @@ from svp_nlp.rows import write_arrow
 PREFIX = "builtin:"
 
 _FORMAT = 1  # part of the cache key: raise it when the rows would change
+_SPLITS = ("train", "test")
+_SHAPES = {"train": (0, 6_000), "test": (6_000, 7_000)}  # rows of each split
 # Dependencies of the core, direct or not, with at least a thousand paragraphs each.
 _LIBRARIES = (
     "datasets",
@@ -146,7 +153,7 @@ def _write_docstrings(directory: Path, libraries: dict[str, Path]) -> None:
     rows = [(text, name) for name, of_library in texts.items() for text in of_library if text not in shared]
     rows.sort(key=lambda row: (_hash(row[0]), row[0]))
     features = Features({"text": Value("large_string"), "label": ClassLabel(names=sorted(texts))})
-    for split in ("train", "test"):
+    for split in _SPLITS:
         chosen = [row for row in rows if (_hash("split " + row[0]) % 100 < _TEST_PERCENT) == (split == "test")]
         if not chosen:
             raise PoolError(
@@ -178,15 +185,36 @@ def _package_distributions() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()
 
 
+def _write_shapes(directory: Path) -> None:
+    from datasets import ClassLabel, Features, Image
+
+    schema = Features({"image": Image(), "label": ClassLabel(names=list(builtin_shapes.CLASSES))}).arrow_schema
+    for split, (start, stop) in _SHAPES.items():
+        rows_N = np.arange(start, stop)
+        images = [{"bytes": builtin_shapes.encode_png(image)} for image in builtin_shapes.draw(rows_N)]
+        columns = [pa.array(images, schema.field("image").type), pa.array(builtin_shapes.labels_of(rows_N))]
+        write_arrow(directory / f"{split}.arrow", schema, pa.table(columns, schema=schema).to_batches())
+
+
+def _shapes_directory() -> Path:
+    return cached_directory("shapes", fingerprint_json([_FORMAT]), _write_shapes)
+
+
+_BUILTINS: dict[str, Callable[[], Path]] = {
+    PREFIX + "docstrings": _docstrings_directory,
+    PREFIX + "shapes": _shapes_directory,
+}
+
+
 def build_builtin(path: str) -> dict[str, Path]:
-    """Split -> Arrow file of a built-in pool; built at the first call (about 10 s), then cached.
+    """Split -> Arrow file of a built-in pool; built at the first call (texts about 10 s, shapes 2 s), then cached.
 
     Raises:
         PoolError: no such built-in.
     """
-    if path != PREFIX + "docstrings":
+    if path not in _BUILTINS:
         raise PoolError(
-            f"{path}: no such built-in pool{closest(path, [PREFIX + 'docstrings'])}; there is builtin:docstrings"
+            f"{path}: no such built-in pool{closest(path, list(_BUILTINS))}; there is {', '.join(_BUILTINS)}"
         )
-    directory = _docstrings_directory()
-    return {split: directory / f"{split}.arrow" for split in ("train", "test")}
+    directory = _BUILTINS[path]()
+    return {split: directory / f"{split}.arrow" for split in _SPLITS}

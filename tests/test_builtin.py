@@ -1,14 +1,18 @@
-"""The built-in pool: real text, the same for the same installation, no test row in the pool."""
+"""The built-in pools: real text, the same for the same installation; pictures, the same everywhere."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, Image
+from PIL import Image as Pictures
 
-from svp_nlp import builtin
+from svp_nlp import builtin, builtin_shapes
 from svp_nlp.errors import PoolError
 from svp_nlp.pool import PoolRef
 from svp_nlp.pool_labels import overlap, read_labels
@@ -130,6 +134,8 @@ def test_another_version_of_a_library_builds_another_pool(libraries, monkeypatch
 def test_an_unknown_name_is_refused_with_what_there_is():
     with pytest.raises(PoolError, match="did you mean 'builtin:docstrings'"):
         PoolRef("builtin:docstring").open()
+    with pytest.raises(PoolError, match="there is builtin:docstrings, builtin:shapes"):
+        PoolRef("builtin:shape").open()
     with pytest.raises(PoolError, match="no split 'dev'; it has 'train', 'test'"):
         PoolRef("builtin:docstrings", split="dev").open()
     with pytest.raises(PoolError, match="leave them out"):
@@ -159,3 +165,50 @@ def test_this_installation_gives_a_pool_of_real_size():
     assert len(column.class_names) >= 8
     assert column.unlabelled == 0
     assert list(column.class_names) == sorted(column.class_names)
+
+
+def test_shapes_are_the_same_bytes_on_every_machine():
+    # Content ids hash the files: another hash here means another pool everywhere, and `_FORMAT` must be raised.
+    files = b"".join(builtin_shapes.encode_png(image) for image in builtin_shapes.draw(np.arange(0, 7_000, 100)))
+    assert hashlib.sha256(files).hexdigest() == "f00d230233bdf5260f3229d9ece2e6e84df644f62b5c89dc57697c60dff5b221"
+
+
+def test_a_shape_depends_on_its_row_alone():
+    rows = np.array([6_999, 3, 4, 0])
+    together = builtin_shapes.draw(rows)
+    for row, image in zip(rows, together, strict=True):
+        assert (builtin_shapes.draw(np.array([row]))[0] == image).all()
+    assert len(np.unique(builtin_shapes.draw(np.arange(300)).reshape(300, -1), axis=0)) == 300
+
+
+def test_the_png_holds_the_picture():
+    rng = np.random.default_rng(0)
+    for height, width in ((32, 32), (1, 1), (3, 7)):
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        with Pictures.open(io.BytesIO(builtin_shapes.encode_png(image))) as opened:
+            opened.verify()
+        with Pictures.open(io.BytesIO(builtin_shapes.encode_png(image))) as opened:
+            assert (opened.format, opened.mode) == ("PNG", "RGB")
+            assert (np.asarray(opened) == image).all()
+
+
+def test_shapes_open_as_a_dataset_of_images_with_eight_classes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SVP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(builtin, "_SHAPES", {"train": (0, 300), "test": (300, 400)})
+    files = builtin.build_builtin("builtin:shapes")
+    sets = {split: Dataset.from_file(str(file)) for split, file in files.items()}
+    assert {split: len(rows) for split, rows in sets.items()} == {"train": 300, "test": 100}
+    assert sets["train"].features == {"image": Image(), "label": ClassLabel(names=list(builtin_shapes.CLASSES))}
+    assert sets["test"][0]["image"].size == (32, 32)
+    assert sets["test"]["label"][:] == builtin_shapes.labels_of(np.arange(300, 400)).tolist()
+    assert np.bincount(sets["train"]["label"], minlength=8).min() > 20
+
+
+def test_every_shape_stands_out_from_its_ground_in_most_rows():
+    rows = np.arange(400)
+    images = builtin_shapes.draw(rows).astype(float)
+    middle, edge = images[:, 12:20, 12:20].mean((1, 2, 3)), images[:, :2].mean((1, 2, 3))
+    labels = builtin_shapes.labels_of(rows)
+    for number, name in enumerate(builtin_shapes.CLASSES):
+        if name not in ("ring", "crescent"):  # whose middle is the ground
+            assert np.mean((middle > edge)[labels == number]) > 0.8
