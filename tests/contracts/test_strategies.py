@@ -19,6 +19,11 @@ def random_probs(rng: np.random.Generator, rows: int) -> np.ndarray:
     return (raw / raw.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def random_embeddings(rng: np.random.Generator, rows: int) -> np.ndarray:
+    # Whole numbers, so that many rows are equal and many distances tie.
+    return rng.integers(-2, 3, size=(rows, 3)).astype(np.float32)
+
+
 # strategy -> signals that it needs, made for `rows` rows
 SIGNALS = {
     "random": lambda rng, rows: {"unused": np.zeros(rows, np.float32)},
@@ -30,6 +35,11 @@ SIGNALS = {
     "el2n": lambda rng, rows: {"error_norm": (rng.integers(0, 4, size=(rows, 2)) / 3).astype(np.float32)},
     "hard_to_learn": lambda rng, rows: {"gold_probability": random_probs(rng, rows)},
     "ambiguous": lambda rng, rows: {"gold_probability": random_probs(rng, rows)},
+    "facility_location": lambda rng, rows: {"embeddings": random_embeddings(rng, rows)},
+    "badge": lambda rng, rows: {"probs": random_probs(rng, rows), "embeddings": random_embeddings(rng, rows)},
+    "cluster_margin": lambda rng, rows: {"probs": random_probs(rng, rows), "embeddings": random_embeddings(rng, rows)},
+    "typiclust": lambda rng, rows: {"embeddings": random_embeddings(rng, rows)},
+    "prob_cover": lambda rng, rows: {"embeddings": random_embeddings(rng, rows)},
 }
 NAMES = sorted(STRATEGIES)
 
@@ -138,7 +148,7 @@ def test_bad_probabilities_are_refused_with_their_position(name, bad):
         select(name, signals, budget=5)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if "probs" in STRATEGIES[n].signals])
+@pytest.mark.parametrize("name", [n for n in NAMES if STRATEGIES[n].signals == ("probs",)])
 def test_the_undecided_rows_are_picked_before_the_certain_ones_also_at_exact_zero(name):
     probs = np.array([[1, 0], [0.5, 0.5], [0.9, 0.1], [0.6, 0.4], [0, 1]], np.float32)
     assert select(name, {"probs": probs}, budget=3).positions_K.tolist() == [1, 3, 2]

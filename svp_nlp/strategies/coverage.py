@@ -1,0 +1,180 @@
+"""Picks that stand for the rows around them: facility location and probability coverage.
+
+Shape legend: M rows in use (available or labelled) in the order of their keyed hash, T tiles of B of them, K some.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+
+from svp_nlp.arrays import BoolN, FloatN, FloatND, IntK, UIntN
+from svp_nlp.strategies.base import setwise
+from svp_nlp.strategies.kmeans import kmeans
+from svp_nlp.strategies.tiles import (
+    IntM,
+    Tiles,
+    check_pairs,
+    embedding_tiles,
+    in_hash_order,
+    nearest,
+    squared_distances,
+)
+
+_GAINS_AT_ONCE = 16  # a pass over the rows is bound by memory: 16 gains cost little more than one
+_MOST_CLUSTERS = 500
+_PURITY = 0.95
+_PROBES = 2_000  # rows at random from which the radius is read
+
+
+@setwise("embeddings", source="Cornuejols et al. 1977; Minoux 1978 (lazy greedy)", uses_labeled=True)
+def facility_location(
+    embeddings_ND: FloatND, *, available_N: BoolN, labeled_N: BoolN, budget: int, keys_N: UIntN, seed: int
+) -> IntK:
+    """Greedily raise the sum over all rows of the similarity to their most similar pick or labelled row.
+
+    The similarity is a constant minus the squared distance. The constant cancels in every comparison, so that there
+    is no option to set, and the first pick without labels is the row nearest to the mean of all. Exactly the picks of
+    plain greedy: upper bounds of gains are kept, and only the highest are worked out again.
+
+    Cost: O(N^2 D) once where nothing is labelled or little; then O(N D) for each gain worked out, about ten a pick;
+    memory O(N) beside one copy of the rows in use.
+
+    Args:
+        embeddings_ND: finite floats, of the rows in use; the others are not read.
+    Returns:
+        int64 [budget], positions in the order of picking; gain ties, and rows that add nothing, by the keyed hash.
+    Raises:
+        SignalError: a row in use holds NaN or infinity (names the first position), or more than 200,000 are in use.
+    """
+    positions_M = in_hash_order(available_N | labeled_N, keys_N, seed=seed)
+    check_pairs(len(positions_M) ** 2, "facility_location")
+    tiles = embedding_tiles(embeddings_ND, positions_M)
+    if budget == 0:
+        return np.empty(0, dtype=np.int64)
+    open_M = available_N[positions_M]
+    picked: list[int] = []
+    if open_M.all():
+        picked.append(_nearest_to_mean(tiles))
+        open_M[picked[0]] = False
+        best_M = squared_distances(tiles, tiles.take(np.array(picked)))[0]
+    else:
+        best_M = nearest(tiles, tiles.take(np.flatnonzero(~open_M)))[0]
+    picked += _lazy_greedy(tiles, best_M, open_M, budget - len(picked))
+    return positions_M[picked]
+
+
+def _nearest_to_mean(tiles: Tiles) -> int:
+    # sum_i |x_i - x|^2 = M |x|^2 - 2 x.sum_i x_i + a constant: the first pick needs no pairs.
+    sums_M = np.zeros(tiles.count, dtype=np.float64)
+    for d in range(tiles.blocks_TDB.shape[1]):
+        column_M = tiles.column(d).astype(np.float64)
+        sums_M += column_M * (tiles.count * column_M - 2 * column_M.sum())
+    return int(np.argmin(sums_M))
+
+
+def _lazy_greedy(tiles: Tiles, best_M: FloatN, open_M: BoolN, budget: int) -> list[int]:
+    from svp_nlp.strategies.tiles_kernels import gains
+
+    best_TB = tiles.lanes(best_M)  # a row that only fills a tile is 0 away from a pick: it gains nothing
+
+    def gains_of(rows_K: list[int]) -> list[float]:
+        out_K = np.empty(len(rows_K), dtype=np.float64)
+        gains(tiles.blocks_TDB, tiles.take(np.array(rows_K)), best_TB, out_K)
+        return list(out_K.tolist())
+
+    rows = np.flatnonzero(open_M).tolist()
+    bounds: list[tuple[float, int, int]] = []  # minus the gain, the row, how many picks there were then
+    for start in range(0, len(rows) if budget else 0, 256):
+        chunk = rows[start : start + 256]
+        bounds += [(-gain, row, 0) for gain, row in zip(gains_of(chunk), chunk, strict=True)]
+    heapq.heapify(bounds)
+    picked: list[int] = []
+    while len(picked) < budget:
+        gain, row, known = heapq.heappop(bounds)
+        if gain == 0:  # nothing is gained any more by anything: heap order is hash order
+            rest = [row, *(other for _, other, _ in sorted(bounds))]
+            return picked + sorted(rest)[: budget - len(picked)]
+        if known == len(picked):
+            picked.append(row)
+            np.minimum(best_TB, tiles.lanes(squared_distances(tiles, tiles.take(np.array([row])))[0]), out=best_TB)
+            continue
+        stale = [row]
+        while bounds and len(stale) < _GAINS_AT_ONCE and bounds[0][2] < len(picked):
+            stale.append(heapq.heappop(bounds)[1])
+        for gain, row in zip(gains_of(stale), stale, strict=True):
+            heapq.heappush(bounds, (-gain, row, len(picked)))
+    return picked
+
+
+@setwise(
+    "embeddings", source="Yehuda et al. 2022, algorithm 1; pseudo-labels from budget-many clusters", uses_labeled=True
+)
+def prob_cover(
+    embeddings_ND: FloatND, *, available_N: BoolN, labeled_N: BoolN, budget: int, keys_N: UIntN, seed: int
+) -> IntK:
+    """Greedily cover as many rows as possible with balls of one radius around picks and labelled rows.
+
+    The radius is the largest at which 95 % of the balls are pure, that is, hold rows of one k-means cluster only: the
+    5 % quantile of the distance to the nearest row of another cluster, over at most 2,000 rows drawn by the keyed hash.
+    Balls are open. When all is covered, the rest of the budget is picked by the keyed hash.
+
+    Cost: O(N^2 D), twice that when everything ends up covered; memory O(N) beside one copy of the rows in use (edges of
+    the paper's graph are worked out again when a row becomes covered, not stored).
+
+    Args:
+        embeddings_ND: finite floats, of the rows in use; the others are not read.
+    Returns:
+        int64 [budget], positions in the order of picking; ties by the keyed hash.
+    Raises:
+        SignalError: a row in use holds NaN or infinity (names the first position), or more than 200,000 are in use.
+    Source: Yehuda et al. 2022, "Active learning through a covering lens", section 3. There the number of clusters is
+        the number of classes, which embeddings do not tell; here it is labelled rows + budget, 500 at most.
+    """
+    from svp_nlp.strategies.tiles_kernels import ball_counts
+
+    positions_M = in_hash_order(available_N | labeled_N, keys_N, seed=seed)
+    check_pairs(len(positions_M) ** 2, "prob_cover")
+    tiles = embedding_tiles(embeddings_ND, positions_M)
+    if budget == 0:
+        return np.empty(0, dtype=np.int64)
+    open_M = available_N[positions_M]
+    labeled_K = np.flatnonzero(~open_M)
+    radius = _pure_radius(tiles, min(len(labeled_K) + budget, _MOST_CLUSTERS), seed)
+    covered_M = nearest(tiles, tiles.take(labeled_K))[0] < radius
+    covered_M[labeled_K] = True
+
+    def balls_with(rows_K: IntK) -> IntM:
+        counts_TB = np.empty((len(tiles.blocks_TDB), tiles.blocks_TDB.shape[2]), dtype=np.int32)
+        ball_counts(tiles.blocks_TDB, tiles.take(rows_K), radius, counts_TB)
+        return counts_TB.reshape(-1)[: tiles.count]
+
+    new_M = balls_with(np.flatnonzero(~covered_M))  # uncovered rows in the ball of each row
+    picked: list[int] = []
+    while len(picked) < budget:
+        row = int(np.argmax(np.where(open_M, new_M, -1)))
+        if new_M[row] == 0:
+            picked += np.flatnonzero(open_M)[: budget - len(picked)].tolist()
+            break
+        picked.append(row)
+        open_M[row] = False
+        inside_M = (squared_distances(tiles, tiles.take(np.array([row])))[0] < radius) & ~covered_M
+        covered_M |= inside_M
+        # Their edges go from every ball that they are in, not only from the ball that was picked.
+        new_M = new_M - balls_with(np.flatnonzero(inside_M))
+    return positions_M[picked]
+
+
+def _pure_radius(tiles: Tiles, num_clusters: int, seed: int) -> np.float32:
+    """Squared radius of an open ball; infinite where all rows are in one cluster."""
+    labels_M = kmeans(tiles, num_clusters=num_clusters, seed=seed)
+    probes = min(tiles.count, _PROBES)
+    apart_P = np.empty(probes, dtype=np.float32)
+    for start in range(0, probes, 64):
+        chunk_K = np.arange(start, min(start + 64, probes))
+        distances_KM = squared_distances(tiles, tiles.take(chunk_K))
+        distances_KM[labels_M[chunk_K, None] == labels_M] = np.inf
+        apart_P[chunk_K] = distances_KM.min(axis=1)
+    apart_P.sort()
+    return np.float32(apart_P[int((1 - _PURITY) * probes)])

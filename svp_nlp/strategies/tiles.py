@@ -1,0 +1,181 @@
+"""The rows that a setwise strategy works on: gathered once, in the order of their keyed hash, cut into tiles.
+
+That order is the whole trick behind "permuting rows permutes picks": a strategy sees the same arrays however the pool
+is ordered, the first of equal rows is the one that the keyed hash puts first, and the first rows are rows at random.
+
+Shape legend: M rows in use, T tiles, B rows of a tile, D columns, K some of the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from svp_nlp.arrays import BoolN, FloatN, FloatNC, FloatND, IntK, IntN, UIntN, check_probs, keyed_hash
+from svp_nlp.errors import SignalError
+
+TILE = 128  # rows: at 64 columns a tile is 32 KiB and stays in the first cache
+FloatTDB: TypeAlias = npt.NDArray[np.float32]
+FloatKD: TypeAlias = npt.NDArray[np.float32]
+IntM: TypeAlias = npt.NDArray[np.int32]
+FloatKM: TypeAlias = npt.NDArray[np.float32]
+
+_MOST_PAIRS = 40_000_000_000  # 200,000 rows with one another: minutes at 64 columns
+_ROWS_PER_GATHER = 65_536
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Rows laid out for the kernels: column by column within a tile; the last tile is filled up with zeros."""
+
+    blocks_TDB: FloatTDB
+    count: int
+
+    def take(self, members_K: IntK) -> FloatKD:
+        """The rows at these places, float32 [K, D]."""
+        return np.ascontiguousarray(self.blocks_TDB[members_K // TILE, :, members_K % TILE])
+
+    def column(self, d: int) -> FloatN:
+        """Column d of all rows, float32 [M]."""
+        return self.blocks_TDB[:, d, :].reshape(-1)[: self.count]
+
+    def lanes(self, values_M: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """One value per row as [T, B], zeros where the last tile has no row."""
+        values_TB = np.zeros((len(self.blocks_TDB), TILE), dtype=values_M.dtype)
+        values_TB.reshape(-1)[: self.count] = values_M
+        return values_TB
+
+
+def cut(rows_MD: FloatND) -> Tiles:
+    """Lay rows out in tiles; one copy of them."""
+    count, width = rows_MD.shape
+    blocks_TDB = np.zeros((-(-count // TILE), width, TILE), dtype=np.float32)
+    for t in range(len(blocks_TDB)):
+        rows_BD = rows_MD[t * TILE : (t + 1) * TILE]
+        blocks_TDB[t, :, : len(rows_BD)] = rows_BD.T
+    return Tiles(blocks_TDB, count)
+
+
+def subset(tiles: Tiles, members_K: IntK) -> Tiles:
+    """Some of the rows, as tiles of their own."""
+    return cut(tiles.take(members_K))
+
+
+def in_hash_order(used_N: BoolN, keys_N: UIntN, *, seed: int) -> IntN:
+    """Positions of the rows in use, ordered by the hash of their key; int64 [M]."""
+    positions_M = np.flatnonzero(used_N)
+    return positions_M[np.argsort(keyed_hash(keys_N[positions_M], seed, "tie"), kind="stable")]
+
+
+def embedding_tiles(embeddings_ND: npt.NDArray[Any], positions_M: IntN, *, name: str = "embeddings") -> Tiles:
+    """Gather the embeddings of some rows and scale them by a power of two, to at most 1.
+
+    The scale changes no comparison of distances (it rounds nothing away) and keeps squares of very large or very small
+    values within float32. Memory: one float32 copy of the rows.
+
+    Raises:
+        SignalError: not two-dimensional numbers, or a row holds NaN or infinity; names the first such position.
+    """
+    numeric = np.issubdtype(embeddings_ND.dtype, np.floating) or np.issubdtype(embeddings_ND.dtype, np.integer)
+    if embeddings_ND.ndim != 2 or not numeric or embeddings_ND.shape[1] == 0:
+        raise SignalError(
+            f"{name}: expected floats of shape [rows, width >= 1], "
+            f"found {embeddings_ND.dtype} {list(embeddings_ND.shape)}"
+        )
+    blocks_TDB = np.zeros((-(-len(positions_M) // TILE), embeddings_ND.shape[1], TILE), dtype=np.float32)
+    bad, num_bad, largest = len(embeddings_ND), 0, 0.0
+    for start in range(0, len(positions_M), _ROWS_PER_GATHER):
+        chunk = positions_M[start : start + _ROWS_PER_GATHER]
+        forward = np.argsort(chunk)  # a memory-mapped file is read in its own order
+        rows_BD = np.empty((len(chunk), embeddings_ND.shape[1]), dtype=np.float32)
+        rows_BD[forward] = embeddings_ND[chunk[forward]]
+        finite_B = np.isfinite(rows_BD).all(axis=1)
+        if not finite_B.all():
+            bad, num_bad = min(bad, int(chunk[~finite_B].min())), num_bad + int((~finite_B).sum())
+            continue
+        largest = max(largest, float(np.abs(rows_BD).max()))
+        blocks_TDB[start // TILE : -(-(start + len(chunk)) // TILE)] = cut(rows_BD).blocks_TDB
+    if num_bad:
+        raise SignalError(
+            f"{name}: NaN or infinity at position {bad} ({num_bad:,} such rows in all); "
+            "expected finite float32; score them again, or leave these rows out"
+        )
+    if largest > 0:
+        blocks_TDB *= np.float32(2.0) ** -np.frexp(largest)[1]
+    return Tiles(blocks_TDB, len(positions_M))
+
+
+def checked_probs(probs_NC: FloatNC, positions_M: IntN) -> FloatNC:
+    """The probabilities of some rows, clipped to [0, 1], float32 [M, C]; the other rows are not looked at.
+
+    Raises:
+        SignalError: as `check_probs`; names the first bad position of the pool.
+    """
+    check_probs(probs_NC[:0])
+    forward_M = np.sort(positions_M)
+    try:
+        check_probs(probs_NC[forward_M])
+    except SignalError:
+        # Again, with the position in the pool: blank the rows that do not count.
+        shown_NC = np.full(probs_NC.shape, 1 / probs_NC.shape[1], dtype=np.float32)
+        shown_NC[forward_M] = probs_NC[forward_M]
+        check_probs(shown_NC)
+    return np.clip(np.asarray(probs_NC[positions_M], dtype=np.float32), 0, 1)
+
+
+def squared_distances(tiles: Tiles, rows_KD: FloatKD) -> FloatKM:
+    """Squared distances of all rows to K others, float32 [K, M]."""
+    from svp_nlp.strategies import tiles_kernels
+
+    out_KTB = np.empty((len(rows_KD), len(tiles.blocks_TDB), TILE), dtype=np.float32)
+    tiles_kernels.distances(tiles.blocks_TDB, rows_KD, out_KTB)
+    return out_KTB.reshape(len(rows_KD), -1)[:, : tiles.count]
+
+
+def inner_products(tiles: Tiles, rows_KD: FloatKD) -> FloatKM:
+    """Inner products of all rows with K others, float32 [K, M]."""
+    from svp_nlp.strategies import tiles_kernels
+
+    out_KTB = np.empty((len(rows_KD), len(tiles.blocks_TDB), TILE), dtype=np.float32)
+    tiles_kernels.inner_products(tiles.blocks_TDB, rows_KD, out_KTB)
+    return out_KTB.reshape(len(rows_KD), -1)[:, : tiles.count]
+
+
+def nearest(tiles: Tiles, rows_KD: FloatKD) -> tuple[FloatN, IntM]:
+    """The nearest of K others for each row: its squared distance float32 [M] (inf for K = 0), which one int32 [M]."""
+    from svp_nlp.strategies import tiles_kernels
+
+    best_TB = np.full((len(tiles.blocks_TDB), TILE), np.inf, dtype=np.float32)
+    which_TB = np.zeros((len(tiles.blocks_TDB), TILE), dtype=np.int32)
+    tiles_kernels.nearest(tiles.blocks_TDB, rows_KD, best_TB, which_TB)
+    return best_TB.reshape(-1)[: tiles.count], which_TB.reshape(-1)[: tiles.count]
+
+
+def check_pairs(pairs: int, name: str) -> None:
+    """Refuse to compare more pairs of rows than end within minutes.
+
+    Raises:
+        SignalError: names both numbers and what to set.
+    """
+    if pairs > _MOST_PAIRS:
+        raise SignalError(
+            f"{name}: {pairs:,} pairs of rows would have to be compared, expected at most {_MOST_PAIRS:,} "
+            "(200,000 rows); set `candidates` in the recipe to fewer rows"
+        )
+
+
+def uniforms(count: int, *, seed: int, salt: str) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) that depend on the seed and the purpose alone, float64 [count]."""
+    # 52 bits: the largest is a whole float64 step below 1, so that a product with a sum stays below the sum.
+    return (keyed_hash(np.arange(count), seed, salt) >> np.uint64(12)).astype(np.float64) * 2.0**-52
+
+
+def draw(weights_M: npt.NDArray[Any], uniform: float) -> int:
+    """Draw a row with a chance in proportion to its weight; -1 where all weights are zero. O(M)."""
+    sums_M = np.cumsum(weights_M, dtype=np.float64)
+    if not len(sums_M) or sums_M[-1] <= 0:
+        return -1
+    return int(np.searchsorted(sums_M, uniform * sums_M[-1], side="right"))
