@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from svp_nlp.arrays import BoolN, FloatN, first_bad_row
+from svp_nlp.arrays import FloatN, first_bad_row
 from svp_nlp.errors import SignalError
 from svp_nlp.strategies.base import pointwise
 
@@ -52,7 +52,7 @@ def _check(block_BE: FloatNE, name: str, start: int, *, low: float, high: float)
     if low - _ROUNDING <= smallest and largest <= high + _ROUNDING and np.isfinite([smallest, largest]).all():
         return
     good_BE = np.isfinite(block_BE) & (block_BE >= low - _ROUNDING) & (block_BE <= high + _ROUNDING)
-    bad_B: BoolN = (~good_BE).any(axis=1)
+    bad_B = np.asarray((~good_BE).any(axis=1))
     row = first_bad_row(bad_B)
     raise SignalError(
         f"{name}: position {start + row} holds {block_BE[row].tolist()[:8]}; expected "
