@@ -54,7 +54,7 @@ def deterministic(rows, together, **changes):
           training=spec, seed=0, context=FitContext(data_parallel=together, dynamics=recorder))
     return recorder
 
-# 37 rows in batches of 6 leave a batch of 7; a process without a share; more parts than rows; fewer rows than processes.
+# A last batch of 7 after those of 6; a process without a share; more parts than rows; fewer rows than processes.
 for number, options in enumerate([
     dict(rows=37, global_batch_size=6), dict(rows=13, global_batch_size=1),
     dict(rows=5, global_batch_size=4, gradient_accumulation_steps=3), dict(rows=1),
