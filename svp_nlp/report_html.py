@@ -16,6 +16,7 @@ import svp_nlp.report_format as fmt
 from svp_nlp.report_charts import Frame, Line, dot_row, line_chart, stacked_bar
 from svp_nlp.report_merge import Run, Series, number, series_names, unique_names
 from svp_nlp.report_statistics import STAGES, Summary
+from svp_nlp.report_thumbnails import is_pixel_art, is_thumbnail
 
 _COLORS = 6  # .s0 to .s5 in the style sheet; further series share them, their names tell them apart
 _SHOWN_CLASSES = 12
@@ -50,7 +51,8 @@ def render_page(runs: Sequence[Run], summary: Summary) -> str:
         savings=[p for p in summary.points if p.savings is not None and p.error is not None],
         balance=_balance(runs, summary, series_of, styles),
         agreement=summary.agreement,
-        picks=_picks(runs, series_of),
+        picks=(picks := _picks(runs, series_of)),
+        images=any(pick["is_image"] for group in picks for _, rows in group["sides"] for pick in rows),
         training=_training(runs, series_of),
         facts=[_facts(run, name) for run, name in zip(runs, summary.names, strict=True)],
         lineage=_lineage(runs, series_of, summary),
@@ -247,9 +249,13 @@ def _picks(runs: Sequence[Run], series_of: Mapping[Any, Series]) -> list[dict[st
 
 
 def _pick(pick: Mapping[str, Any]) -> dict[str, Any]:
-    text = str(pick.get("text") or "")
+    text, uri = str(pick.get("text") or ""), pick.get("image")
     cut = text[:_LONGEST_TEXT]
     return {
+        "is_image": "image" in pick,
+        "image": uri if is_thumbnail(uri) else None,
+        "pixel_art": is_thumbnail(uri) and is_pixel_art(str(uri)),
+        "id": str(pick.get("id") or "")[:_LONGEST_NAME],
         "position": pick.get("position"),
         "score": fmt.decimal(pick.get("score"), 4),
         "label": str(fmt.DASH if pick.get("label") is None else pick["label"])[:_LONGEST_NAME],
@@ -317,7 +323,7 @@ def _facts(run: Run, name: str) -> dict[str, Any]:
         "Fingerprint of the pool": pool.get("fingerprint") or fmt.DASH,
         "Test set": ", ".join(str(test[key]) for key in ("path", "split") if test.get(key)) or fmt.DASH,
         "Rows of the test set": fmt.count(test.get("rows")),
-        "Texts in pool and test set": fmt.count(test.get("overlap")),
+        "Rows in pool and test set": fmt.count(test.get("overlap")),
     }
     units = {"memory_gb": "memory, GB"}
     where = {units.get(key, key): fmt.DASH if value in (None, "") else value for key, value in machine.items()}

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from svp_nlp import builtin_shapes
+from svp_nlp.report_thumbnails import thumbnail
+
 CLASSES = ["numpy", "pandas", "scikit-learn", "torch", "transformers", "datasets", "pyarrow", "matplotlib"]
 TEXT = (
     "Return the indices of the elements that would sort the array along the given axis. The order of equal elements "
@@ -54,6 +57,20 @@ def demo_run(
         for selector in selectors:
             for strategy in strategies if selector != "random" else (None,):
                 _series(run, rng, seed, selector, strategy, sizes, classes, usable, text, random_gain)
+    return run
+
+
+def image_run(**options: Any) -> dict[str, Any]:
+    """As `demo_run`, of a pool of images."""
+    run = demo_run(name="shapes", classes=list(builtin_shapes.CLASSES), usable=6_000, **options)
+    rows = np.arange(40)
+    pictures = [thumbnail(builtin_shapes.encode_png(image)) for image in builtin_shapes.draw(rows)]
+    labels = [builtin_shapes.CLASSES[label] for label in builtin_shapes.labels_of(rows)]
+    for entry in run["picks"]:
+        for pick, row in zip([*entry["highest"], *entry["lowest"]], rows.tolist(), strict=True):
+            del pick["text"]
+            pick |= {"image": pictures[row], "label": labels[row]}
+    run["pool"]["path"] = run["test"]["path"] = "builtin:shapes"
     return run
 
 
