@@ -13,17 +13,18 @@ from svp_nlp.arrays import BoolN, FloatN, FloatND, IntK, UIntN
 from svp_nlp.strategies.base import setwise
 from svp_nlp.strategies.kmeans import kmeans
 from svp_nlp.strategies.tiles import (
-    IntM,
     Tiles,
+    ball_counts,
     check_pairs,
     embedding_tiles,
+    gains,
     in_hash_order,
     nearest,
     squared_distances,
 )
 
 _GAINS_AT_ONCE = 16  # a pass over the rows is bound by memory: 16 gains cost little more than one
-_MOST_CLUSTERS = 500
+_MOST_CLUSTERS = 100
 _PURITY = 0.95
 _PROBES = 2_000  # rows at random from which the radius is read
 
@@ -75,20 +76,13 @@ def _nearest_to_mean(tiles: Tiles) -> int:
 
 
 def _lazy_greedy(tiles: Tiles, best_M: FloatN, open_M: BoolN, budget: int) -> list[int]:
-    from svp_nlp.strategies.tiles_kernels import gains
-
     best_TB = tiles.lanes(best_M)  # a row that only fills a tile is 0 away from a pick: it gains nothing
-
-    def gains_of(rows_K: list[int]) -> list[float]:
-        out_K = np.empty(len(rows_K), dtype=np.float64)
-        gains(tiles.blocks_TDB, tiles.take(np.array(rows_K)), best_TB, out_K)
-        return list(out_K.tolist())
 
     rows = np.flatnonzero(open_M).tolist()
     bounds: list[tuple[float, int, int]] = []  # minus the gain, the row, how many picks there were then
     for start in range(0, len(rows) if budget else 0, 256):
         chunk = rows[start : start + 256]
-        bounds += [(-gain, row, 0) for gain, row in zip(gains_of(chunk), chunk, strict=True)]
+        bounds += [(-gain, row, 0) for gain, row in zip(gains(tiles, chunk, best_TB), chunk, strict=True)]
     heapq.heapify(bounds)
     picked: list[int] = []
     while len(picked) < budget:
@@ -103,14 +97,12 @@ def _lazy_greedy(tiles: Tiles, best_M: FloatN, open_M: BoolN, budget: int) -> li
         stale = [row]
         while bounds and len(stale) < _GAINS_AT_ONCE and bounds[0][2] < len(picked):
             stale.append(heapq.heappop(bounds)[1])
-        for gain, row in zip(gains_of(stale), stale, strict=True):
+        for gain, row in zip(gains(tiles, stale, best_TB), stale, strict=True):
             heapq.heappush(bounds, (-gain, row, len(picked)))
     return picked
 
 
-@setwise(
-    "embeddings", source="Yehuda et al. 2022, algorithm 1; pseudo-labels from budget-many clusters", uses_labeled=True
-)
+@setwise("embeddings", source="Yehuda et al. 2022, algorithm 1; as many pseudo-labels as picks", uses_labeled=True)
 def prob_cover(
     embeddings_ND: FloatND, *, available_N: BoolN, labeled_N: BoolN, budget: int, keys_N: UIntN, seed: int
 ) -> IntK:
@@ -130,10 +122,9 @@ def prob_cover(
     Raises:
         SignalError: a row in use holds NaN or infinity (names the first position), or more than 200,000 are in use.
     Source: Yehuda et al. 2022, "Active learning through a covering lens", section 3. There the number of clusters is
-        the number of classes, which embeddings do not tell; here it is labelled rows + budget, 500 at most.
+        the number of classes, which embeddings do not tell; here it is the budget, 2 to 100: with many more clusters
+        than classes the radius would shrink to nothing.
     """
-    from svp_nlp.strategies.tiles_kernels import ball_counts
-
     positions_M = in_hash_order(available_N | labeled_N, keys_N, seed=seed)
     check_pairs(len(positions_M) ** 2, "prob_cover")
     tiles = embedding_tiles(embeddings_ND, positions_M)
@@ -141,16 +132,12 @@ def prob_cover(
         return np.empty(0, dtype=np.int64)
     open_M = available_N[positions_M]
     labeled_K = np.flatnonzero(~open_M)
-    radius = _pure_radius(tiles, min(len(labeled_K) + budget, _MOST_CLUSTERS), seed)
+    radius = _pure_radius(tiles, min(max(budget, 2), _MOST_CLUSTERS), seed)
     covered_M = nearest(tiles, tiles.take(labeled_K))[0] < radius
     covered_M[labeled_K] = True
 
-    def balls_with(rows_K: IntK) -> IntM:
-        counts_TB = np.empty((len(tiles.blocks_TDB), tiles.blocks_TDB.shape[2]), dtype=np.int32)
-        ball_counts(tiles.blocks_TDB, tiles.take(rows_K), radius, counts_TB)
-        return counts_TB.reshape(-1)[: tiles.count]
-
-    new_M = balls_with(np.flatnonzero(~covered_M))  # uncovered rows in the ball of each row
+    # Uncovered rows in the ball of each row.
+    new_M = ball_counts(tiles, tiles.take(np.flatnonzero(~covered_M)), squared_radius=radius)
     picked: list[int] = []
     while len(picked) < budget:
         row = int(np.argmax(np.where(open_M, new_M, -1)))
@@ -162,7 +149,7 @@ def prob_cover(
         inside_M = (squared_distances(tiles, tiles.take(np.array([row])))[0] < radius) & ~covered_M
         covered_M |= inside_M
         # Their edges go from every ball that they are in, not only from the ball that was picked.
-        new_M = new_M - balls_with(np.flatnonzero(inside_M))
+        new_M -= ball_counts(tiles, tiles.take(np.flatnonzero(inside_M)), squared_radius=radius)
     return positions_M[picked]
 
 

@@ -154,6 +154,24 @@ def nearest(tiles: Tiles, rows_KD: FloatKD) -> tuple[FloatN, IntM]:
     return best_TB.reshape(-1)[: tiles.count], which_TB.reshape(-1)[: tiles.count]
 
 
+def ball_counts(tiles: Tiles, rows_KD: FloatKD, *, squared_radius: np.float32) -> IntM:
+    """How many of K others lie nearer to each row than the radius, int32 [M]."""
+    from svp_nlp.strategies import tiles_kernels
+
+    counts_TB = np.empty((len(tiles.blocks_TDB), TILE), dtype=np.int32)
+    tiles_kernels.ball_counts(tiles.blocks_TDB, rows_KD, squared_radius, counts_TB)
+    return counts_TB.reshape(-1)[: tiles.count]
+
+
+def gains(tiles: Tiles, rows: list[int], best_TB: npt.NDArray[np.float32]) -> list[float]:
+    """By how much each of some rows would lower the sum of `best_TB`, the squared distances to the nearest pick."""
+    from svp_nlp.strategies import tiles_kernels
+
+    gains_K = np.empty(len(rows), dtype=np.float64)
+    tiles_kernels.gains(tiles.blocks_TDB, tiles.take(np.array(rows)), best_TB, gains_K)
+    return list(gains_K.tolist())
+
+
 def check_pairs(pairs: int, name: str) -> None:
     """Refuse to compare more pairs of rows than end within minutes.
 
