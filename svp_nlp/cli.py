@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from svp_nlp.cli_hub import pull, push
+from svp_nlp.cli_reproduce import reproduce
 from svp_nlp.console import Format, FormatOption, VerboseOption, command, print_json, show
 from svp_nlp.errors import RecipeError
 from svp_nlp.files import safe_name
@@ -33,6 +34,7 @@ recipes_app = typer.Typer(help="List the shipped recipes, or show one.", invoke_
 app.add_typer(recipes_app, name="recipes")
 app.command()(push)
 app.command()(pull)
+app.command()(reproduce)
 
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
