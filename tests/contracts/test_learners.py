@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import check_probs, planted, rows
 from toy import CLASS_NAMES, toy_rows
+from toy_images import image_rows, toy_images
 
 from svp_nlp.errors import Interrupted, ModelError, RecipeError, TrainingError
-from svp_nlp.models import LEARNERS, classify, load_predictor, make_learner
+from svp_nlp.models import LEARNERS, classify, load_predictor, make_learner, spec_classes
 from svp_nlp.models import fasttext_native as native
 from svp_nlp.models.base import FitContext, Labeled
 
@@ -27,6 +28,7 @@ OPTIONS = {
         "hidden_size": 16,
     },
     "fasttext": {"bucket": 1000, "epochs": 5, "learning_rate": 0.5},
+    "resnet": {"depth": 8, "image_size": 8, "training": {"num_train_epochs": 1, "global_batch_size": 16}},
     "tfidf": {"bucket": 1000, "classifier": "complement_nb"},  # the other one needs no seed
     "transformer": {
         "config": {"model_type": "distilbert", "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64},
@@ -42,6 +44,8 @@ OPTIONS = {
     },
 }
 KINDS = sorted(LEARNERS)
+READS = {kind: spec_class.reads for kind, spec_class in spec_classes().items()}
+TEXT_KINDS = [kind for kind in KINDS if READS[kind] == "text"]
 # those whose arithmetic is our own: no bit depends on who works, and on how much at once
 EXACT = {
     "fasttext": ("fasttext", {}),
@@ -50,15 +54,20 @@ EXACT = {
 }
 
 
-def labeled(size: int = 60, *, labels: list[int] | None = None) -> Labeled:
-    texts, drawn = toy_rows(size)
+def labeled(kind: str, size: int = 60, *, labels: list[int] | None = None) -> Labeled:
+    inputs, drawn = toy_rows(size) if READS[kind] == "text" else toy_images(size)
     labels_L = np.array(drawn if labels is None else labels, np.int64)
-    return Labeled(rows(texts), labels_L, np.arange(size), CLASS_NAMES)
+    return Labeled(table(kind, inputs), labels_L, np.arange(size), CLASS_NAMES)
+
+
+def table(kind: str, inputs: list) -> pa.Table:
+    """What such a learner reads."""
+    return rows(inputs) if READS[kind] == "text" else image_rows(inputs)
 
 
 def fitted(kind: str, train: Labeled | None = None, *, seed: int = 0, **options):
     learner = make_learner(kind, **{**OPTIONS[kind], **options})
-    return learner.fit(labeled() if train is None else train, dev=None, seed=seed, context=FitContext())
+    return learner.fit(labeled(kind) if train is None else train, dev=None, seed=seed, context=FitContext())
 
 
 once = functools.cache(fitted)  # for tests that only predict
@@ -70,7 +79,7 @@ def test_every_learner_has_a_row_here():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_are_probabilities_of_all_classes_and_embeddings_are_aligned(kind):
-    predictor, batch = once(kind), labeled().rows
+    predictor, batch = once(kind), labeled(kind).rows
     prediction = predictor.predict(batch, embeddings=True)
     check_probs(prediction.probs_BC, 60, 4, tolerance=1e-5)
     width = prediction.embeddings_BD.shape[1]
@@ -83,17 +92,20 @@ def test_predictions_are_probabilities_of_all_classes_and_embeddings_are_aligned
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=30)
-@given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=8), data=st.data())
-def test_chunks_slices_and_batches_change_nothing(kind, texts, data):
+@given(data=st.data())
+def test_chunks_slices_and_batches_change_nothing(kind, data):
+    one = st.text(max_size=20) if READS[kind] == "text" else st.sampled_from(toy_images(20)[0])
+    inputs = data.draw(st.lists(one, min_size=1, max_size=8))
     predictor, tolerance = once(kind), 0 if kind in ("fasttext", "tfidf") else 1e-5
-    whole_BC = predictor.predict(rows(texts)).probs_BC
-    check_probs(whole_BC, len(texts), 4, tolerance=tolerance or 1e-6)
-    cut = data.draw(st.integers(0, len(texts)))
-    column = pa.chunked_array([pa.array(texts[:cut], pa.string()), pa.array(texts[cut:], pa.string())])
+    whole = table(kind, inputs)
+    whole_BC = predictor.predict(whole).probs_BC
+    check_probs(whole_BC, len(inputs), 4, tolerance=tolerance or 1e-6)
+    cut = data.draw(st.integers(0, len(inputs)))
+    before, after = table(kind, inputs[:cut]), table(kind, inputs[cut:])
     for batch, expected_BC in (
-        (pa.table({"text": column}), whole_BC),
-        (rows(["padding", *texts]).slice(1), whole_BC),
-        (rows(texts).slice(cut), whole_BC[cut:]),
+        (pa.concat_tables([before, after]), whole_BC),
+        (table(kind, [inputs[-1], *inputs]).slice(1), whole_BC),
+        (whole.slice(cut), whole_BC[cut:]),
     ):
         np.testing.assert_allclose(predictor.predict(batch).probs_BC, expected_BC, rtol=0, atol=tolerance)
 
@@ -124,7 +136,7 @@ def test_learns_what_is_planted_and_ranks_doubt(learner):
     assert sure > unsure
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TEXT_KINDS)
 def test_texts_are_classified_by_name_as_predict_does(kind):
     predictor, texts = once(kind), ["cat dog horse", "pan oven", "cat saw"]
     probs_BC = predictor.predict(rows(texts)).probs_BC
@@ -138,16 +150,22 @@ def test_texts_are_classified_by_name_as_predict_does(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("table", [pa.table({"body": ["x"]}), pa.table({"text": [1]})])
-def test_tables_without_texts_are_refused(kind, table):
-    with pytest.raises(ModelError, match="text"):
-        once(kind).predict(table)
+@pytest.mark.parametrize("wrong", ["another column", "numbers", "what others read"])
+def test_tables_of_anything_else_are_refused(kind, wrong):
+    other = "image" if READS[kind] == "text" else "text"
+    batch = {
+        "another column": pa.table({"body": ["x"]}),
+        "numbers": pa.table({READS[kind]: [1]}),
+        "what others read": pa.table({other: pa.array([b"x"], pa.large_binary())}),
+    }[wrong]
+    with pytest.raises(ModelError, match=READS[kind]):
+        once(kind).predict(batch)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_example_is_refused(kind):
     with pytest.raises(TrainingError, match=r"label (some|at least one)"):
-        fitted(kind, labeled(0))
+        fitted(kind, labeled(kind, 0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,7 +182,7 @@ def test_a_saved_model_is_the_same_when_loaded_and_holds_no_pickle(kind, tmp_pat
     again = load_predictor(tmp_path)
     assert again.fingerprint == predictor.fingerprint
     assert again.class_names == CLASS_NAMES
-    batch = labeled().rows
+    batch = labeled(kind).rows
     np.testing.assert_array_equal(again.predict(batch).probs_BC, predictor.predict(batch).probs_BC)
     assert json.loads(json.dumps(again.report)) == json.loads(json.dumps(predictor.report))
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".json", ".safetensors"}
@@ -187,8 +205,8 @@ def test_damaged_weights_are_not_loaded(kind, damage, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_rows_and_a_single_class_do_not_crash(kind):
-    for train in (labeled(2), labeled(20, labels=[1] * 20)):
-        probs = fitted(kind, train).predict(labeled().rows).probs_BC
+    for train in (labeled(kind, 2), labeled(kind, 20, labels=[1] * 20)):
+        probs = fitted(kind, train).predict(labeled(kind).rows).probs_BC
         assert np.isfinite(probs).all()
 
 
@@ -196,7 +214,7 @@ def test_few_rows_and_a_single_class_do_not_crash(kind):
 def test_a_fit_that_is_asked_to_stop_stops(kind):
     learner = make_learner(kind, **OPTIONS[kind])
     with pytest.raises(Interrupted):
-        learner.fit(labeled(), dev=None, seed=0, context=FitContext(stop_requested=lambda: True))
+        learner.fit(labeled(kind), dev=None, seed=0, context=FitContext(stop_requested=lambda: True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
