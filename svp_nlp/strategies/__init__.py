@@ -10,6 +10,7 @@ from svp_nlp.strategies.base import Picks, Strategy, pointwise, select, setwise
 from svp_nlp.strategies.clusters import cluster_margin, typiclust
 from svp_nlp.strategies.coverage import facility_location, prob_cover
 from svp_nlp.strategies.dynamics import ambiguous, aum, el2n, forgetting_events, hard_to_learn
+from svp_nlp.strategies.kcenters import greedy_k_centers
 from svp_nlp.strategies.sampling import random
 from svp_nlp.strategies.topk import top_k
 from svp_nlp.strategies.uncertainty import entropy, least_confidence, margin
@@ -17,7 +18,7 @@ from svp_nlp.strategies.uncertainty import entropy, least_confidence, margin
 _ALL = (
     random, least_confidence, margin, entropy,
     forgetting_events, aum, el2n, hard_to_learn, ambiguous,
-    facility_location, badge, cluster_margin, typiclust, prob_cover,
+    greedy_k_centers, facility_location, badge, cluster_margin, typiclust, prob_cover,
 )  # fmt: skip
 STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
 

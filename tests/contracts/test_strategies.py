@@ -35,6 +35,7 @@ SIGNALS = {
     "el2n": lambda rng, rows: {"error_norm": (rng.integers(0, 4, size=(rows, 2)) / 3).astype(np.float32)},
     "hard_to_learn": lambda rng, rows: {"gold_probability": random_probs(rng, rows)},
     "ambiguous": lambda rng, rows: {"gold_probability": random_probs(rng, rows)},
+    "greedy_k_centers": lambda rng, rows: {"embeddings": random_embeddings(rng, rows)},
     "facility_location": lambda rng, rows: {"embeddings": random_embeddings(rng, rows)},
     "badge": lambda rng, rows: {"probs": random_probs(rng, rows), "embeddings": random_embeddings(rng, rows)},
     "cluster_margin": lambda rng, rows: {"probs": random_probs(rng, rows), "embeddings": random_embeddings(rng, rows)},
