@@ -154,7 +154,8 @@ def _decode(data: bytes, *, size: int, region: Callable[[int, int], Box]) -> tup
         if orientation in _TURNS:
             picture = picture.transpose(_TURNS[orientation])
         as_stored = (box[2] - box[0], box[3] - box[1]) == (size, size)
-        scaled = (box[0] * shrink, box[1] * shrink, box[2] * shrink, box[3] * shrink)
+        right, bottom = min(box[2] * shrink, picture.width), min(box[3] * shrink, picture.height)  # but for roundings
+        scaled = (box[0] * shrink, box[1] * shrink, right, bottom)
         # PIL's bilinear filter widens as it shrinks (antialias), and looks beyond the box as if cropped afterwards.
         return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=scaled)), as_stored
 
