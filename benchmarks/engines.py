@@ -57,7 +57,7 @@ def main() -> None:
             for spec in (LocalEngineSpec(), ProcessesEngineSpec(workers=2), RayEngineSpec(workers=2)):
                 store = Path(tmp) / f"{spec.kind}-{repeat}"
                 task = ScoreTask(pool.ref, model, fingerprint, store, rows, 32_768 // 4, ("margin",))
-                found.setdefault(spec.kind, []).append(measure(make_engine(spec), task, task.shards(pool)))
+                found.setdefault(spec.kind, []).append(measure(make_engine(spec), task, task.shards()))
                 scores.append(np.array(task.store()["margin"]))
     table = Table(title=f"{rows:,} rows, 12 words each; fastText, one thread per worker; median of {repeats}")
     columns = ("engine", "start s", "wall s", "rows/s", "against local", "overhead ms per shard", "peak MB of all")
@@ -72,7 +72,7 @@ def main() -> None:
         )  # fmt: skip
     Console(width=140).print(table)
     same = all(np.array_equal(scores[0], other) for other in scores)
-    print(f"{len(task.shards(pool))} shards; the same scores from all: {same}; {machine()}")
+    print(f"{len(task.shards())} shards; the same scores from all: {same}; {machine()}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,7 @@ def main() -> None:
         model.mkdir()
         predictor.save(model)
         task = task_of(pool, Path(tmp))
-        shards = task.shards(pool)
+        shards = task.shards()
         started = time.perf_counter()
         with PeakMemory() as memory:
             score_shards(task, shards)
@@ -123,7 +123,7 @@ def score(directory: Path, rows: int) -> None:
 
     pool = PoolRef(str(synthetic_pool(rows))).open()
     task = task_of(pool, directory)
-    score_shards(task, task.shards(pool))
+    score_shards(task, task.shards())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ A message says where, what was found, what was expected, and what to do next, in
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import ClassVar
 
 _TOKEN = re.compile(r"hf_(?:oauth_|jwt_)?[A-Za-z0-9.~-]{20,}")
@@ -114,6 +116,12 @@ def told(error: SVPError) -> SVPError:
 def is_told(error: BaseException) -> bool:
     """Whether another process tells the user about this error."""
     return bool(getattr(error, "told", False))
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the most similar known word, else an empty string."""
+    close = difflib.get_close_matches(found, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def scrub(text: str) -> str:

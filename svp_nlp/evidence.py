@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from svp_nlp.oracles.column import ColumnOracle
 from svp_nlp.strategies import get_strategy, top_k
+from svp_nlp.strategy_spec import StrategySpec
 from svp_nlp.workspace import Round, Workspace
 
 _SHOWN_PICKS = 20
@@ -18,13 +19,13 @@ _SHOWN_CHARACTERS = 2000
 def extreme_picks(workspace: Workspace, rounds: list[Round]) -> dict[str, Any]:
     """The highest picks of the last round, and the rows that it ranked lowest."""
     last = rounds[-1]
-    assert last.signals is not None
+    assert last.scored is not None
     strategy = get_strategy(last.selection.lineage.strategy)
     highest = last.selection.positions_K[:_SHOWN_PICKS]
     if strategy.kind == "setwise":
         return {"round": last.round, "highest": _rows(workspace, highest, None), "lowest": []}
-    scores_N = last.signals[strategy.name]
-    left_N = workspace.available_N.copy()
+    scores_N = last.scored.spread(strategy.name, len(workspace.pool))
+    left_N = workspace.available_N & (scores_N > -np.inf)  # not those that the model did not look at
     left_N[last.labels.positions_L] = False
     left = np.flatnonzero(left_N)
     lowest = left[np.lexsort((left, scores_N[left]))[:_SHOWN_PICKS]]
@@ -46,7 +47,7 @@ def _rows(
         {
             "position": int(position),
             "id": id_,
-            "score": None if scores_N is None else float(scores_N[position]),
+            "score": None if scores_N is None or np.isinf(scores_N[position]) else float(scores_N[position]),
             "label": workspace.class_names[int(label)],
             "text": text[:_SHOWN_CHARACTERS],
         }
@@ -70,7 +71,9 @@ def lineage_row(base: dict[str, Any], round_: Round) -> dict[str, Any]:
     }
 
 
-def agreements(workspace: Workspace, twins: list[tuple[str, list[Round], list[Round]]]) -> list[dict[str, Any]]:
+def agreements(
+    workspace: Workspace, twins: list[tuple[StrategySpec, list[Round], list[Round]]]
+) -> list[dict[str, Any]]:
     """Rank correlation and top overlap of proxy and target scores over the rows that both still had to choose from.
 
     Args:
@@ -83,16 +86,19 @@ def agreements(workspace: Workspace, twins: list[tuple[str, list[Round], list[Ro
 
     found = []
     for strategy, proxy_rounds, target_rounds in twins:
-        if get_strategy(strategy).kind != "pointwise":
+        if strategy.strategy.kind != "pointwise":
             continue
         for ours, theirs in zip(proxy_rounds, target_rounds, strict=True):
-            if ours.signals is None or theirs.signals is None:
+            if ours.scored is None or theirs.scored is None:
                 continue
+            whole = [r.scored.spread(strategy.name, len(workspace.pool)) for r in (ours, theirs) if r.scored]
             # Candidates as they were when this round chose: without what either of them had labelled before.
             left_N = workspace.available_N.copy()
             for round_ in (ours, theirs):
                 left_N[round_.labels.positions_L[: len(round_.labels) - len(round_.selection)]] = False
-            proxy, target = (np.asarray(r.signals[strategy][left_N]) for r in (ours, theirs) if r.signals is not None)
+            for scores_N in whole:  # where a reduction left rows out, those that both looked at
+                left_N &= scores_N > -np.inf
+            proxy, target = (np.asarray(scores_N[left_N]) for scores_N in whole)
             budget = min(len(ours.selection), len(proxy))
             keys = workspace.pool.keys_N[left_N]
             best = [top_k(scores, keys, budget=budget, seed=workspace.seed) for scores in (proxy, target)]
@@ -100,7 +106,7 @@ def agreements(workspace: Workspace, twins: list[tuple[str, list[Round], list[Ro
             found.append(
                 {
                     "seed": workspace.seed,
-                    "strategy": strategy,
+                    "strategy": strategy.title,
                     "labeled_size": ours.labeled_size,
                     "candidates": len(proxy),
                     "budget": budget,

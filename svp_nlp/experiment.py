@@ -22,7 +22,7 @@ from svp_nlp.evidence import agreements, extreme_picks, lineage_row
 from svp_nlp.files import read_json
 from svp_nlp.labels import LabelSet
 from svp_nlp.launch import open_run_together, together
-from svp_nlp.loop import active_learning, core_set, encoding_seconds, train_target
+from svp_nlp.loop import active_learning, arm_name, core_set, encoding_seconds, train_target
 from svp_nlp.models import make_learner
 from svp_nlp.oracles.column import ColumnOracle
 from svp_nlp.prepare import Prepared, pin, prepare
@@ -32,7 +32,7 @@ from svp_nlp.report import summarize, write_report
 from svp_nlp.results import is_finished, save_results
 from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine
 from svp_nlp.selected import SelectedRows, write_selected
-from svp_nlp.strategies import get_strategy
+from svp_nlp.strategy_spec import StrategySpec, as_spec
 from svp_nlp.tracking import Tracker, open_tracker
 from svp_nlp.workspace import START, Round, Workspace
 
@@ -45,18 +45,26 @@ class Arm:
     """One way of choosing."""
 
     selector: str  # proxy, random or target_selects
-    strategy: str
+    strategy: StrategySpec
+
+    def __hash__(self) -> int:  # a strategy may hold a dict
+        return hash(self.name)
 
     @property
     def name(self) -> str:
-        return self.selector if self.selector == "random" else f"{self.selector}-{self.strategy}"
+        return arm_name(self.strategy, self.selector)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What rows of the results call it."""
+        return {"selector": self.selector, "strategy": self.strategy.title}
 
 
 def arms_of(recipe: Recipe) -> list[Arm]:
     """The arms of a recipe, proxies first."""
-    arms = [Arm("proxy" if get_strategy(name).needs_model else "random", name) for name in recipe.strategies]
+    arms = [Arm("proxy" if spec.strategy.needs_model else "random", spec) for spec in recipe.strategies]
     if "random" in recipe.baselines:
-        arms.append(Arm("random", "random"))
+        arms.append(Arm("random", as_spec("random")))
     if "target_selects" in recipe.baselines:
         arms += [Arm("target_selects", arm.strategy) for arm in arms if arm.selector == "proxy"]
     return arms
@@ -162,7 +170,11 @@ def workspace_of(recipe: Recipe, data: Data, run: Run, *, seed: int, engine: Eng
         seed=seed,
         dev=data.dev,
         recipe_sha256=hashlib.sha256(recipe_text.encode()).hexdigest(),
-        shared_strategies=tuple(n for n in recipe.strategies if get_strategy(n).needs_model),
+        # A reduction leaves a part of the pool only, from the second round on: its scores are its own.
+        shared_strategies=tuple(sorted({s.scored_by for s in recipe.strategies if s.scored_by and not s.reduce})),
+        shared_dynamics=tuple(
+            sorted({name for s in recipe.strategies if s.strategy.uses_dynamics for name in s.strategy.signals})
+        ),
     )
 
 
@@ -179,7 +191,7 @@ def _run_arm(
     rounds: list[Round] = []
     total = {"proxy_seconds": 0.0, "scoring_seconds": 0.0, "ranking_seconds": 0.0}
     target_sizes = recipe.resolve_target_sizes(workspace.num_available)
-    base = {"seed": workspace.seed, "selector": arm.selector, "strategy": arm.strategy}
+    base = {"seed": workspace.seed, **arm.fields}
     done = workspace.run.steps_done
     for round_ in _rounds(workspace, recipe, arm, prepared.sizes):
         rounds.append(round_)
@@ -269,7 +281,7 @@ def _add_target(
     )
     selection_seconds = sum(selection_cost.values())
     target_seconds = target.fitted.seconds + encoding_seconds(target.fitted, round_.fitted)
-    base = {"seed": workspace.seed, "selector": arm.selector, "strategy": arm.strategy}
+    base = {"seed": workspace.seed, **arm.fields}
     results["rows"].append(
         {
             **base,
@@ -293,7 +305,7 @@ def _add_target(
     )  # fmt: skip
     if target.classes_predicted == 1:
         warning = (
-            f"{arm.name}: the target on {round_.labeled_size:,} labels gives one class for every text: it has learned "
+            f"{arm.name}: the target on {round_.labeled_size:,} labels gives one class for every {workspace.pool.ref.modality}: it has learned "
             "nothing, and what it says about choosing means nothing; train it longer (training.min_train_steps)"
         )
         log.warning("%s", warning)
@@ -318,14 +330,14 @@ def _export(workspace: Workspace, recipe: Recipe, arm: Arm, rounds: list[Round])
 
     def do(path: Path) -> dict[str, Any]:
         rows = SelectedRows(workspace.pool, labels, scores, workspace.class_names, recipe.pool.label_column)
-        write_selected(path / "dataset", rows, strategy=arm.strategy)
+        write_selected(path / "dataset", rows, strategy=arm.strategy.title)
         return {"rows": len(labels)}
 
     inputs = {"labels": labels.fingerprint, "pool": workspace.pool.fingerprint, "column": recipe.pool.label_column}
     return workspace.step(f"{arm.name}/selected", inputs, do).path / "dataset"
 
 
-def _twins(finished: dict[Arm, list[Round]]) -> list[tuple[str, list[Round], list[Round]]]:
+def _twins(finished: dict[Arm, list[Round]]) -> list[tuple[StrategySpec, list[Round], list[Round]]]:
     """(strategy, rounds that the proxy chose, rounds that the target chose) where both ran."""
     return [
         (arm.strategy, rounds, finished[twin])

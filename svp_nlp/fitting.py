@@ -8,31 +8,53 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from svp_nlp.arrays import FloatND, fingerprint_json, keyed_hash
 from svp_nlp.engines import LocalEngine
 from svp_nlp.engines.ranks import RanksEngine
+from svp_nlp.errors import SignalError
 from svp_nlp.files import atomic_directory, read_json
 from svp_nlp.labels import LabelSet
 from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import Event, FeatureLearner, FitContext, Learner
+from svp_nlp.pool import cut
 from svp_nlp.scoring import ScoreTask
 from svp_nlp.store import SignalStore
-from svp_nlp.strategies import get_strategy
-from svp_nlp.workspace import ROWS_PER_BATCH, START, Encoded, Fitted, Workspace, model_name
+from svp_nlp.strategy_spec import StrategySpec
+from svp_nlp.workspace import ROWS_PER_BATCH, START, Encoded, Fitted, RowsFile, Scored, Workspace, model_name
+
+if TYPE_CHECKING:
+    from svp_nlp.models.dynamics import DynamicsRecorder
 
 _FIT_FILE = "fit.json"
+_DYNAMICS = "dynamics"
 _SECONDS_BETWEEN_LINES = 10.0
 log = logging.getLogger(__name__)
 
 
-def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, labels: LabelSet) -> Fitted:
-    """Fit a learner (or the `kind` of one, with default options) on labels, once; `model_name` says where it lies."""
+def fit(
+    workspace: Workspace,
+    place: str,
+    role: str,
+    learner: Learner | str,
+    labels: LabelSet,
+    *,
+    dynamics: Sequence[str] = (),
+) -> Fitted:
+    """Fit a learner (or the `kind` of one, with default options) on labels, once; `model_name` says where it lies.
+
+    Args:
+        dynamics: what is recorded of each row while it is trained (`strategies.DYNAMICS`).
+    Raises:
+        SignalError: this learner records nothing, or a share of the labels is held out as dev set.
+    """
     learner = make_learner(learner) if isinstance(learner, str) else learner
-    name = model_name(place, role, len(labels), learner)
+    name = model_name(place, role, len(labels), learner, dynamics)
+    if dynamics:
+        _check_dynamics(workspace, learner, dynamics)
     run = workspace.run
     encoded = encode(workspace, learner, labels) if is_feature_learner(learner) else None
     uses_dev = hasattr(learner.spec, "training")  # learners that train in epochs; fastText has nothing to choose
@@ -50,6 +72,8 @@ def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, lab
     }
     if encoded is not None:
         inputs["encoder"] = encoded.fingerprint
+    if dynamics:
+        inputs["dynamics"] = sorted(dynamics)
     key = fingerprint_json(inputs)
     together = run.ranks.world_size > 1 and _trains_together(learner, role)
 
@@ -76,6 +100,7 @@ def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, lab
             pool=workspace.pool,
             features_LD=None if encoded is None else _features(encoded, labels),
             encoder_dir=None if encoded is None else encoded.directory,
+            dynamics=_recorder(dynamics),
         )
         train, dev = workspace.split_dev(labels) if uses_dev else (labels, None)
         if hasattr(learner, "warm_up"):
@@ -88,6 +113,8 @@ def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, lab
         if run.ranks.is_main:
             with atomic_directory(path / "weights") as directory:
                 predictor.save(directory)
+                if context.dynamics is not None:
+                    context.dynamics.save(directory / _DYNAMICS)
                 (directory / _FIT_FILE).write_text(json.dumps({"inputs": key, "output": output}), encoding="utf-8")
         return {**output, "fingerprint": predictor.fingerprint, "report": predictor.report}
 
@@ -97,7 +124,30 @@ def fit(workspace: Workspace, place: str, role: str, learner: Learner | str, lab
     return Fitted(
         step.path / "weights", step.output["fingerprint"], step.seconds, step.output["report"], learner, name,
         processes=step.output["processes"], encoded=encoded,
+        dynamics_dir=step.path / "weights" / _DYNAMICS if dynamics else None,
     )  # fmt: skip
+
+
+def _recorder(names: Sequence[str]) -> DynamicsRecorder | None:
+    if not names:
+        return None
+    from svp_nlp.models.dynamics import DynamicsRecorder  # imports torch, which fastText does without
+
+    return DynamicsRecorder(names)
+
+
+def _check_dynamics(workspace: Workspace, learner: Learner, names: Sequence[str]) -> None:
+    """Raises: SignalError: there will be no dynamics of all rows."""
+    if not learner.spec.records_dynamics:
+        raise SignalError(
+            f"{learner.spec.kind} records no training dynamics ({', '.join(names)}); use a proxy that is trained in "
+            "epochs (vdcnn, transformer, resnet), or a strategy of its probabilities: margin, entropy, least_confidence"
+        )
+    if isinstance(workspace.dev, float):
+        raise SignalError(
+            f"dev: {workspace.dev} holds rows out of the training, so nothing is recorded of them; name a dev dataset, "
+            "or leave dev out"
+        )
 
 
 def _trains_together(learner: Learner, role: str) -> bool:
@@ -180,13 +230,24 @@ def _first(workspace: Workspace, labels: LabelSet, count: int) -> LabelSet:
     return LabelSet(labels.table.take(np.sort(np.lexsort((draw_L, rounds_L))[:count])))
 
 
-def score(workspace: Workspace, fitted: Fitted, strategies: Sequence[str]) -> tuple[SignalStore, float]:
-    """Score the whole pool with a model, once; returns the signals and the seconds that it took."""
-    chosen = [get_strategy(name) for name in strategies]
-    pointwise = tuple(s.name for s in chosen if s.kind == "pointwise" and s.needs_model)
-    keep = tuple(sorted({signal for s in chosen if s.kind == "setwise" for signal in s.signals}))
+def score(
+    workspace: Workspace,
+    fitted: Fitted,
+    strategies: Sequence[str],
+    *,
+    keep: Sequence[str] = (),
+    rows: RowsFile | None = None,
+) -> tuple[SignalStore, float]:
+    """Score the pool, or some rows of it, with a model, once; returns the signals and the seconds that it took.
+
+    Args:
+        strategies: pointwise ones; each becomes a signal.
+        keep: of `probs` and `embeddings`, those to keep as they are.
+        rows: those that are scored, in whose order the signals are; None: all.
+    """
     # Other signals of the same model lie beside these, so that strategies can be compared in one workspace.
-    step_name = f"seed-{workspace.seed}/{fitted.name}/signals-{'-'.join([*pointwise, *keep])[:80]}"
+    part = "" if rows is None else f"-{rows.fingerprint[:8]}"
+    step_name = f"seed-{workspace.seed}/{fitted.name}/signals-{'-'.join([*strategies, *sorted(keep)])[:80]}{part}"
     rows_per_batch = getattr(fitted.learner, "rows_per_batch", ROWS_PER_BATCH)
     task = ScoreTask(
         pool_ref=workspace.pool.ref,
@@ -195,20 +256,49 @@ def score(workspace: Workspace, fitted: Fitted, strategies: Sequence[str]) -> tu
         store_dir=workspace.run.directory / step_name,
         num_rows=len(workspace.pool),
         rows_per_batch=rows_per_batch if fitted.encoded is None else ROWS_PER_BATCH,
-        strategies=pointwise,
-        keep=keep,
+        strategies=tuple(strategies),
+        keep=tuple(sorted(keep)),
         features_file=None if fitted.encoded is None else fitted.encoded.features_file,
+        rows_file=None if rows is None else rows.path,
+        num_scored=-1 if rows is None else len(rows.positions_R),
     )
-    seconds = _map_shards(workspace, step_name, task, what=fitted.name)
+    seconds = _map_shards(workspace, step_name, task, what=fitted.name, rows=rows)
     return task.store(), seconds
 
 
-def _map_shards(workspace: Workspace, step_name: str, task: ScoreTask, *, what: str) -> float:
+def score_dynamics(workspace: Workspace, fitted: Fitted, strategy: StrategySpec) -> Scored:
+    """Scores of all rows from what was recorded in a training; -inf for those that were not trained on."""
+    assert fitted.dynamics_dir is not None
+    from svp_nlp.models.dynamics import DynamicsRecorder
+
+    name, directory = strategy.name, fitted.dynamics_dir
+    step_name = f"seed-{workspace.seed}/{fitted.name}/signals-{name}" + f"-{strategy.epochs or ''}".rstrip("-")
+    store = SignalStore(workspace.run.directory / step_name, len(workspace.pool), key=fitted.fingerprint)
+
+    def do(path: Path) -> Mapping[str, Any]:
+        recorded = DynamicsRecorder.load(directory)
+        arrays = {signal: values_LE[:, : strategy.epochs] for signal, values_LE in recorded.signals().items()}
+        scores_N = np.full(len(workspace.pool), -np.inf, dtype=np.float32)
+        scores_N[recorded.positions_L] = strategy.strategy.scores(arrays, seed=workspace.seed)
+        [whole] = cut(len(workspace.pool), len(workspace.pool))
+        columns: dict[str, Any] = {name: scores_N}
+        store.write(whole, **columns)
+        store.seal([whole])
+        return {"signals": [name]}
+
+    inputs = {"model": fitted.fingerprint, "pool": workspace.pool.fingerprint, "epochs": strategy.epochs}
+    step = workspace.run.step(step_name, inputs, do)
+    return Scored(store, seconds=step.seconds)
+
+
+def _map_shards(
+    workspace: Workspace, step_name: str, task: ScoreTask, *, what: str, rows: RowsFile | None = None
+) -> float:
     """Have the engine compute the signals of all missing shards; returns wall-clock seconds, of all attempts."""
     run, engine, pool = workspace.run, workspace.engine, workspace.pool
     if task.features_file is not None and not isinstance(engine, RanksEngine):
         engine = LocalEngine()  # a head takes less than starting workers does
-    shards, store = task.shards(pool), task.store()
+    shards, store = task.shards(), task.store()
 
     def wall_clock(manifest: Mapping[str, Any]) -> float:
         # Shards have their own seconds, so that those of an earlier attempt count; several are scored at a time.
@@ -237,4 +327,6 @@ def _map_shards(workspace: Workspace, step_name: str, task: ScoreTask, *, what: 
         "pool": pool.fingerprint,
         "signals": sorted(task.signal_names),
     }
+    if rows is not None:
+        inputs["rows"] = rows.fingerprint
     return run.step(step_name, inputs, do, together=together).seconds

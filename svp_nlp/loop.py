@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from svp_nlp.arrays import IntK
-from svp_nlp.errors import BudgetError, EngineError, Interrupted
-from svp_nlp.fitting import fit, score
+from svp_nlp.errors import BudgetError, EngineError, Interrupted, SignalError
+from svp_nlp.fitting import fit, score_dynamics
 from svp_nlp.labels import LabelSet
 from svp_nlp.metrics import compute_metrics
 from svp_nlp.models import load_predictor
 from svp_nlp.models.base import Labeled, Learner
+from svp_nlp.narrowing import View, look
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.sizes import resolve_size
-from svp_nlp.strategies import get_strategy
-from svp_nlp.workspace import FULL, ROWS_PER_BATCH, START, Fitted, Round, Workspace, ask, rank
+from svp_nlp.strategy_spec import StrategySpec, as_spec
+from svp_nlp.workspace import FULL, ROWS_PER_BATCH, START, Fitted, Round, Scored, Workspace, ask, rank
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ def start_set(workspace: Workspace, size: int) -> Round:
     selection, seconds = rank(
         workspace,
         START,
-        "random",
+        as_spec("random"),
         labels=LabelSet.empty(),
         budget=size,
         round=0,
         fitted=None,
-        signals=None,
+        scored=None,
         parent=None,
     )
     return Round(0, size, selection, ask(workspace, START, selection), ranking_seconds=seconds)
@@ -59,7 +60,7 @@ def active_learning(
     workspace: Workspace,
     *,
     learner: Learner | str,
-    strategy: str,
+    strategy: str | StrategySpec,
     initial: int | str = "2%",
     labeled_sizes: Sequence[int | str],
     arm: str | None = None,
@@ -69,7 +70,7 @@ def active_learning(
 
     Args:
         learner: the proxy, or its `kind`; trained from scratch in each round, not at all where `strategy` is random.
-        strategy: a name from STRATEGIES.
+        strategy: a name from STRATEGIES, or one with options.
         initial: size of the random start set, rows or a share such as "2%" of the available rows.
         labeled_sizes: labelled rows after each round, the start set included; strictly increasing.
         arm: name of the directory; default `<role>-<strategy>`.
@@ -78,40 +79,49 @@ def active_learning(
         Round 0 (the start set), then one for each size.
     Raises:
         BudgetError: a size is above the number of available rows, or not above the one before.
+        SignalError: a strategy of training dynamics, which know labelled rows only.
     """
     sizes = resolve_sizes([initial, *labeled_sizes], workspace.num_available)
-    arm = arm or (strategy if strategy == "random" else f"{role}-{strategy}")
+    spec = as_spec(strategy)
+    if spec.strategy.uses_dynamics:
+        raise SignalError(
+            f"{spec.name} looks at how labelled rows are learned, and active learning picks unlabelled ones; use "
+            "core_set, or a strategy of probabilities such as margin"
+        )
+    arm = arm or arm_name(spec, role)
     before = start_set(workspace, sizes[0])
     yield before
     for number, size in enumerate(sizes[1:], start=1):
-        labels, fitted, signals, scoring_seconds = before.labels, None, None, 0.0
-        if get_strategy(strategy).needs_model:
-            place = START if number == 1 else arm
-            fitted = fit(workspace, place, role, learner, labels)
-            together = sorted({strategy, *workspace.shared_strategies}) if number == 1 else [strategy]
-            signals, scoring_seconds = score(workspace, fitted, together)
-            scoring_seconds += encoding_seconds(fitted, before.fitted)
+        labels, budget, place = before.labels, size - len(before.labels), f"{arm}/round-{number:03d}"
+        fitted, scored = None, None
+        if spec.strategy.needs_model:
+            fitted = fit(workspace, START if number == 1 else arm, role, learner, labels)
+            together = workspace.shared_strategies if number == 1 else ()
+            scored = look(
+                View(workspace, place, spec, fitted, labels, number=number, budget=budget, before=before),
+                together=together,
+            )
         selection, ranking_seconds = rank(
             workspace,
-            f"{arm}/round-{number:03d}",
-            strategy,
+            place,
+            spec,
             labels=labels,
-            budget=size - len(labels),
+            budget=budget,
             round=number,
             fitted=fitted,
-            signals=signals,
+            scored=scored,
             parent=before.selection.fingerprint,
         )
-        labels = labels.append(ask(workspace, f"{arm}/round-{number:03d}", selection))
+        labels = labels.append(ask(workspace, place, selection))
         before = Round(
             number,
             len(labels),
             selection,
             labels,
             fitted,
-            signals,
+            scored,
             proxy_seconds=0.0 if fitted is None else fitted.seconds,
-            scoring_seconds=scoring_seconds,
+            scoring_seconds=_scoring_seconds(fitted, scored, before.fitted),
             ranking_seconds=ranking_seconds,
         )
         yield before
@@ -121,7 +131,7 @@ def core_set(
     workspace: Workspace,
     *,
     learner: Learner | str,
-    strategy: str,
+    strategy: str | StrategySpec,
     labeled_sizes: Sequence[int | str],
     arm: str | None = None,
     role: str = "proxy",
@@ -138,23 +148,32 @@ def core_set(
         BudgetError: as `active_learning`.
     """
     sizes = resolve_sizes(labeled_sizes, workspace.num_available)
-    arm = arm or (strategy if strategy == "random" else f"{role}-{strategy}")
+    spec = as_spec(strategy)
+    arm = arm or arm_name(spec, role)
     everything = all_labels(workspace)
-    fitted, signals, scoring_seconds = None, None, 0.0
-    if get_strategy(strategy).needs_model:
-        fitted = fit(workspace, FULL, role, learner, everything)
-        signals, scoring_seconds = score(workspace, fitted, sorted({strategy, *workspace.shared_strategies}))
-        scoring_seconds += encoding_seconds(fitted, None)
+    fitted = None
+    if spec.strategy.needs_model:
+        dynamics = set(spec.strategy.signals) if spec.strategy.uses_dynamics else set()
+        recorded = sorted(dynamics | set(workspace.shared_dynamics))
+        fitted = fit(workspace, FULL, role, learner, everything, dynamics=recorded)
     for number, size in enumerate(sizes, start=1):
+        place, scored = f"{arm}/keep-{size:010d}", None
+        if fitted is not None and spec.strategy.uses_dynamics:
+            scored = score_dynamics(workspace, fitted, spec)
+        elif fitted is not None:
+            scored = look(
+                View(workspace, place, spec, fitted, LabelSet.empty(), number=number, budget=size),
+                together=workspace.shared_strategies,
+            )
         selection, ranking_seconds = rank(
             workspace,
-            f"{arm}/keep-{size:010d}",
-            strategy,
+            place,
+            spec,
             labels=LabelSet.empty(),
             budget=size,
             round=number,
             fitted=fitted,
-            signals=signals,
+            scored=scored,
             parent=None,
         )
         at_K = np.searchsorted(everything.positions_L, selection.positions_K)  # in pool order, so sorted
@@ -166,11 +185,22 @@ def core_set(
             selection,
             labels,
             fitted,
-            signals,
+            scored,
             proxy_seconds=0.0 if fitted is None else fitted.seconds,
-            scoring_seconds=scoring_seconds,
+            scoring_seconds=_scoring_seconds(fitted, scored, None),
             ranking_seconds=ranking_seconds,
         )
+
+
+def arm_name(strategy: StrategySpec, role: str) -> str:
+    """What an arm is called where nobody named it."""
+    return strategy.title if not strategy.strategy.needs_model else f"{role}-{strategy.title}"
+
+
+def _scoring_seconds(fitted: Fitted | None, scored: Scored | None, before: Fitted | None) -> float:
+    if fitted is None or scored is None:
+        return 0.0
+    return scored.seconds + encoding_seconds(fitted, before)
 
 
 def encoding_seconds(fitted: Fitted, before: Fitted | None) -> float:

@@ -15,7 +15,6 @@ from svp_nlp.models.base import LearnerSpec, TrainingSpec
 from svp_nlp.prepare import prepare
 from svp_nlp.probe import Probe, probe
 from svp_nlp.recipe import Recipe
-from svp_nlp.strategies import get_strategy
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _count(recipe: Recipe, data: Data, *, sizes: list[int], initial: int, target
     scored: dict[str, set[tuple[str, int]]] = {"proxy": set(), "target": set()}
     everything = int(np.count_nonzero(data.available_N))
     for arm in arms_of(recipe):
-        if get_strategy(arm.strategy).needs_model:
+        if arm.strategy.strategy.needs_model:
             role = "target" if arm.selector == "target_selects" else "proxy"
             if recipe.mode == "core_set":
                 used = {("full", everything)}

@@ -95,6 +95,11 @@ class Shard:
         return self.stop - self.start
 
 
+def cut(num_rows: int, rows: int) -> list[Shard]:
+    """Cut `num_rows` rows into shards of `rows`, the last one shorter."""
+    return [Shard(index, start, min(start + rows, num_rows)) for index, start in enumerate(range(0, num_rows, rows))]
+
+
 @dataclass(frozen=True)
 class PoolCheck:
     """What was found in the rows of a pool."""
@@ -204,9 +209,7 @@ class Pool:
 
     def shards(self, rows: int = 131_072) -> list[Shard]:
         """Cut the pool into shards of `rows` rows, the last one shorter."""
-        return [
-            Shard(index, start, min(start + rows, len(self))) for index, start in enumerate(range(0, len(self), rows))
-        ]
+        return cut(len(self), rows)
 
     def batches(self, shard: Shard, batch_size: int) -> Iterator[pa.Table]:
         """The model inputs of a shard in storage order, `batch_size` rows at a time.

@@ -10,10 +10,10 @@ from svp_nlp.engines import Engine
 from svp_nlp.errors import ModelError, RecipeError
 from svp_nlp.files import read_json
 from svp_nlp.hub.publish import Publisher
+from svp_nlp.loop import arm_name
 from svp_nlp.ranks import current_launch
 from svp_nlp.recipe import Recipe
 from svp_nlp.run import STEP_FILE, Run
-from svp_nlp.strategies import get_strategy
 from svp_nlp.tracking import check_trackers
 
 _ROLES = ("proxy", "target")
@@ -84,7 +84,7 @@ def _publisher(recipe: Recipe, run_dir: Path | None) -> Publisher | None:
         return None
     settings = {
         **recipe.publish.model_dump(),
-        "arms": [f"proxy-{name}" if get_strategy(name).needs_model else "random" for name in recipe.strategies],
+        "arms": [arm_name(strategy, "proxy") for strategy in recipe.strategies],
         "by_arm": len(recipe.strategies) > 1,
         "by_seed": len(recipe.seeds) > 1,
     }

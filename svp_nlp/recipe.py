@@ -6,10 +6,9 @@ of a learner or oracle are looked up by `kind` only when a recipe names it, so t
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -32,6 +31,7 @@ from svp_nlp.errors import BudgetError, RecipeError
 from svp_nlp.models import LEARNERS, learner_module, spec_classes
 from svp_nlp.models.base import LearnerSpec, Spec
 from svp_nlp.oracles import oracle_spec_classes
+from svp_nlp.recipe_checks import contradictions
 from svp_nlp.recipe_errors import explain
 from svp_nlp.recipe_yaml import (
     RecipeTree,
@@ -42,8 +42,9 @@ from svp_nlp.recipe_yaml import (
     scrub,
     write_yaml,
 )
-from svp_nlp.sizes import INITIAL, Size, TargetSize, amount, resolve_size, wrong
+from svp_nlp.sizes import INITIAL, Size, TargetSize, resolve_size, wrong
 from svp_nlp.strategies import STRATEGIES
+from svp_nlp.strategy_spec import StrategySpec
 
 TrackerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Baseline: TypeAlias = Literal["random", "target_selects"]
@@ -62,17 +63,11 @@ def _listed(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    named = [value.title if isinstance(value, StrategySpec) else str(value) for value in values]
+    repeated = sorted({name for name in named if named.count(name) > 1})
     if repeated:
         raise wrong(f"{', '.join(repeated)}: given twice; list each once")
     return values
-
-
-def _strategy(name: str) -> str:
-    if name not in STRATEGIES:
-        hint = did_you_mean(name, STRATEGIES) or f"; expected one of {', '.join(STRATEGIES)}"
-        raise wrong(f"{name!r} is not a strategy{hint}")
-    return name
 
 
 def _metric(name: str) -> str:
@@ -175,7 +170,9 @@ class Recipe(Spec):
     target: Annotated[SerializeAsAny[LearnerSpec], BeforeValidator(_pick_learner)] | None = Field(
         None, description="null = only select"
     )
-    strategies: Annotated[tuple[Annotated[str, AfterValidator(_strategy)], ...], AfterValidator(_listed)]
+    strategies: Annotated[tuple[StrategySpec, ...], AfterValidator(_listed)] = Field(
+        description="names, or names with options: {name: greedy_k_centers, prefilter: margin, candidates: 20000}"
+    )
     initial: Size | None = Field(
         None, description=f"size of the random start set of active learning; left out: {_DEFAULT_INITIAL}"
     )
@@ -237,7 +234,7 @@ class Recipe(Spec):
     def _consistent(self) -> Recipe:
         errors = [
             InitErrorDetails(type=wrong(message), loc=(key,), input=getattr(self, key))
-            for key, message in _contradictions(self)
+            for key, message in contradictions(self)
         ]
         if errors:
             raise ValidationError.from_exception_data("Recipe", errors)
@@ -294,48 +291,6 @@ class Recipe(Spec):
             return list(rows.values())
         initial = {INITIAL: self.resolve_initial(num_usable)}
         return sorted((rows | initial)[size] for size in self.train_target_at)
-
-
-def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong with it) for what single values cannot show. Mixed sizes are compared once resolved."""
-    for role, learner in (("proxy", recipe.proxy), ("target", recipe.target)):
-        found = "text" if recipe.pool.image_column is None else "image"
-        if learner is not None and learner.reads != found:
-            hint = "name its image_column" if found == "text" else "remove pool.image_column"
-            yield role, f"{learner.kind} reads {learner.reads}s, the pool has {found}s; choose another kind, or {hint}"
-    if recipe.mode == "core_set" and recipe.initial is not None:
-        yield "initial", "a core-set has no start set; remove it, or use mode: active_learning"
-    sizes = list(recipe.labeled_sizes) if recipe.initial is None else [recipe.initial, *recipe.labeled_sizes]
-    for before, after in itertools.pairwise(sizes):
-        if type(before) is type(after) and amount(before) >= amount(after):
-            what = "initial" if before is sizes[0] and recipe.initial is not None else "the size before"
-            yield "labeled_sizes", f"{after} is not more than {what}, {before}; make the sizes strictly increasing"
-    if recipe.train_target_at != "all":
-        allowed = {*recipe.labeled_sizes, *([] if recipe.initial is None else [INITIAL])}
-        for size in recipe.train_target_at:
-            if size not in allowed:
-                names = ", ".join(map(str, sorted(allowed, key=str)))
-                yield "train_target_at", f"{size} is not one of labeled_sizes as written there ({names})"
-    if recipe.target is None:
-        if recipe.train_target_at != "all":
-            yield "train_target_at", "there is no target to train; add target, or remove this key"
-        if "target_selects" in recipe.baselines:
-            yield "baselines", "target_selects needs a target; add target, or remove it"
-    elif recipe.test is None:
-        yield "target", "without a test set nobody would read what the target learns; add test, or set target to null"
-    if "target_selects" in recipe.baselines and set(recipe.strategies) == {"random"}:
-        yield "baselines", "target_selects needs a strategy other than random; add one, or remove it"
-    specs: dict[str, Any] = {"proxy": recipe.proxy, "target": recipe.target}
-    specs |= {f"{role}.refresh": getattr(spec, "refresh", None) for role, spec in specs.items()}
-    trainings = {f"{key}.training": spec.training for key, spec in specs.items() if hasattr(spec, "training")}
-    for key, training in trainings.items():
-        if training.early_stopping_patience is not None and recipe.dev is None:
-            role, inner = key.split(".", 1)
-            yield role, f"{inner}.early_stopping_patience needs a dev set; set dev, or remove it"
-    if recipe.dev is not None and not trainings:
-        yield "dev", "neither proxy nor target trains in epochs that a dev set could choose among; remove it"
-    if "random" in recipe.strategies and "random" in recipe.baselines:
-        yield "baselines", "random is a strategy and a baseline; keep one of them"
 
 
 def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -398,6 +353,11 @@ def recipe_schema() -> dict[str, Any]:
         old = schema["properties"][key]
         kept = {name: old[name] for name in ("description", "title") if name in old}
         schema["properties"][key] = {"oneOf": options, **kept}
+    encoder = definitions["SEALSSpec"]["properties"]["encoder"]
+    encoder["anyOf"] = [{"$ref": "#/$defs/EmbeddingSpec"}, {"type": "null"}]
+    # A name alone is a strategy without options.
+    strategy = definitions.pop("StrategySpec")
+    definitions["StrategySpec"] = {"anyOf": [{"enum": sorted(STRATEGIES)}, strategy]}
     for placeholder in ("LearnerSpec", "EngineSpec", "Spec"):
         definitions.pop(placeholder, None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

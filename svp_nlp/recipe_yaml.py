@@ -7,7 +7,6 @@ and `false` are booleans, and the rest is refused with its line.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from svp_nlp.errors import RecipeError
+from svp_nlp.errors import did_you_mean as did_you_mean
 from svp_nlp.errors import scrub as scrub
 from svp_nlp.files import shipped_directory
 
@@ -56,12 +56,6 @@ _resolve("null", r"(?:null|Null|NULL|~|)\Z", ["n", "N", "~", ""])
 _resolve("bool", r"(?:true|True|TRUE|false|False|FALSE)\Z", "tTfF")
 _resolve("int", r"[-+]?[0-9][0-9_]*\Z", "-+0123456789")
 _resolve("float", r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z", "-+.0123456789")
-
-
-def did_you_mean(found: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the most similar known word, else an empty string."""
-    close = difflib.get_close_matches(found, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def parse_yaml(text: str, source: str) -> tuple[Any, dict[Key, str]]:

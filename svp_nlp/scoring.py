@@ -1,4 +1,4 @@
-"""Scores of a whole pool: a picklable task, cut into shards that anybody may do in any order.
+"""Scores of a pool, or of some rows of it: a picklable task, cut into shards that anybody may do in any order.
 
 The scores of a row do not depend on who computes them: shards are cut by the pool, batches inside the shard, and
 pointwise strategies look at one row at a time.
@@ -17,11 +17,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from svp_nlp.arrays import check_probs, fingerprint_json
+from svp_nlp.arrays import IntK, check_probs, fingerprint_array, fingerprint_json
 from svp_nlp.errors import Interrupted, PoolError, SignalError
 from svp_nlp.models import load_predictor
 from svp_nlp.models.base import FeaturePredictor, Prediction, Predictor
-from svp_nlp.pool import Pool, PoolRef, Shard
+from svp_nlp.pool import Pool, PoolRef, Shard, cut
 from svp_nlp.store import SignalStore
 from svp_nlp.strategies import get_strategy
 
@@ -41,7 +41,10 @@ class ScoreTask:
     Args:
         strategies: names of pointwise strategies, each becomes a signal of its name.
         keep: of `probs` and `embeddings`, those to store as signals as well.
-        features_file: .npy [N, D] that the predictor's head reads in place of the texts; None: the texts.
+        features_file: .npy [N, D] that the predictor's head reads in place of the rows; None: the rows.
+        rows_file: .npy int64 [R], ascending positions of the rows that are scored, which all signals and shards then
+            count by; None: all N.
+        num_scored: R; N without `rows_file`.
     """
 
     pool_ref: PoolRef
@@ -53,6 +56,13 @@ class ScoreTask:
     strategies: tuple[str, ...]
     keep: tuple[str, ...] = ()
     features_file: Path | None = None
+    rows_file: Path | None = None
+    num_scored: int = -1
+
+    def __post_init__(self) -> None:
+        if self.rows_file is None:
+            object.__setattr__(self, "num_scored", self.num_rows)
+        assert self.num_scored >= 0
 
     @property
     def signal_names(self) -> tuple[str, ...]:
@@ -61,15 +71,16 @@ class ScoreTask:
     @cached_property
     def key(self) -> str:
         """What a finished shard must agree with to be used again."""
-        return fingerprint_json(
-            [self.predictor_fingerprint, self.num_rows, self.rows_per_batch, sorted(self.signal_names)]
-        )
+        parts = [self.predictor_fingerprint, self.num_rows, self.rows_per_batch, sorted(self.signal_names)]
+        if self.rows_file is not None:
+            parts.append(fingerprint_array(np.load(self.rows_file)))
+        return fingerprint_json(parts)
 
     def store(self) -> SignalStore:
-        return SignalStore(self.store_dir, self.num_rows, key=self.key)
+        return SignalStore(self.store_dir, self.num_scored, key=self.key)
 
-    def shards(self, pool: Pool) -> list[Shard]:
-        return pool.shards(self.rows_per_batch * _BATCHES_PER_SHARD)
+    def shards(self) -> list[Shard]:
+        return cut(self.num_scored, self.rows_per_batch * _BATCHES_PER_SHARD)
 
 
 def score_shard(
@@ -78,11 +89,13 @@ def score_shard(
     *,
     pool: Pool,
     predictor: Predictor,
+    rows_R: IntK | None = None,
     stop_requested: Callable[[], bool] = _never,
 ) -> dict[str, npt.NDArray[Any]]:
     """Signals of one shard.
 
     Args:
+        rows_R: what `task.rows_file` holds.
         stop_requested: asked between batches: a shard of a large model takes minutes, and launchers do not wait for so
             long before they kill.
 
@@ -94,13 +107,14 @@ def score_shard(
     """
     signals: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in task.signal_names}
     start = shard.start
-    for prediction in _predictions(task, shard, pool=pool, predictor=predictor):
+    for prediction in _predictions(task, shard, pool=pool, predictor=predictor, rows_R=rows_R):
         stop = start + len(prediction.probs_BC)
         if task.strategies or "probs" in task.keep:  # an encoder alone gives none
             try:
                 check_probs(prediction.probs_BC)
             except SignalError as error:
-                raise SignalError(f"batch of rows {start:,} to {stop:,}: {error}") from None
+                of = "" if rows_R is None else f" of the {len(rows_R):,} that are scored"
+                raise SignalError(f"batch of rows {start:,} to {stop:,}{of}: {error}") from None
         arrays = {"probs": prediction.probs_BC}
         for name in task.strategies:
             signals[name].append(get_strategy(name).scores(arrays, seed=0))
@@ -115,15 +129,22 @@ def score_shard(
     return {name: np.concatenate(parts) for name, parts in signals.items()}
 
 
-def _predictions(task: ScoreTask, shard: Shard, *, pool: Pool, predictor: Predictor) -> Iterator[Prediction]:
-    if task.features_file is None:
-        for batch in pool.batches(shard, task.rows_per_batch):
-            yield predictor.predict(batch, embeddings="embeddings" in task.keep)
-        return
-    head = cast(FeaturePredictor, predictor)
-    features_ND = np.load(task.features_file, mmap_mode="r", allow_pickle=False)
-    for start in range(shard.start, shard.stop, task.rows_per_batch):
-        yield head.predict_features(features_ND[start : min(start + task.rows_per_batch, shard.stop)])
+def _predictions(
+    task: ScoreTask, shard: Shard, *, pool: Pool, predictor: Predictor, rows_R: IntK | None
+) -> Iterator[Prediction]:
+    step, embeddings = task.rows_per_batch, "embeddings" in task.keep
+    batches = [slice(start, min(start + step, shard.stop)) for start in range(shard.start, shard.stop, step)]
+    if task.features_file is not None:
+        head = cast(FeaturePredictor, predictor)
+        features_ND = np.load(task.features_file, mmap_mode="r", allow_pickle=False)
+        for batch in batches:
+            yield head.predict_features(features_ND[batch if rows_R is None else rows_R[batch]])
+    elif rows_R is None:
+        for rows in pool.batches(shard, step):
+            yield predictor.predict(rows, embeddings=embeddings)
+    else:
+        for batch in batches:
+            yield predictor.predict(pool.take(rows_R[batch]), embeddings=embeddings)
 
 
 @dataclass(frozen=True)
@@ -134,6 +155,7 @@ class OpenTask:
     pool: Pool
     predictor: Predictor
     store: SignalStore
+    rows_R: IntK | None = None
 
     def score(self, shard: Shard, *, stop_requested: Callable[[], bool] = _never) -> float:
         """Score a shard and store it durably; returns the seconds that the scoring took.
@@ -142,7 +164,10 @@ class OpenTask:
             Interrupted: asked to stop between two batches; nothing of the shard is stored.
         """
         started = time.perf_counter()
-        columns = score_shard(self.task, shard, pool=self.pool, predictor=self.predictor, stop_requested=stop_requested)
+        columns = score_shard(
+            self.task, shard, pool=self.pool, predictor=self.predictor, rows_R=self.rows_R,
+            stop_requested=stop_requested,
+        )  # fmt: skip
         seconds = time.perf_counter() - started
         self.store.write(shard, seconds=seconds, **columns)
         return seconds
@@ -161,7 +186,8 @@ def open_task(task: ScoreTask) -> OpenTask:
             f"{task.pool_ref.path} [{task.pool_ref.split}] has {len(pool):,} rows here, the run began with "
             f"{task.num_rows:,}; every worker must see the same files"
         )
-    return OpenTask(task, pool, load_predictor(task.predictor_dir), task.store())
+    rows_R = None if task.rows_file is None else np.load(task.rows_file, allow_pickle=False)
+    return OpenTask(task, pool, load_predictor(task.predictor_dir), task.store(), rows_R)
 
 
 class Progress:

@@ -44,6 +44,7 @@ class Lineage:
     scoring: Mapping[str, Any] = field(default_factory=dict)  # dtype, world_size, rows
     recipe_sha256: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the strategy, and how many rows they left
 
     @property
     def pool_name(self) -> str:

@@ -5,7 +5,7 @@ crash and goes on where it was.
 
     run/seed-0/start/{selection,labels}                             the random start set, shared by all arms
     run/seed-0/start/proxy-0000001200-<options>/{model,signals-margin}  a model lies beside its scores
-    run/seed-0/proxy-margin/round-001/{selection,labels}
+    run/seed-0/proxy-margin/round-001/{rows,selection,labels}         rows: those that are looked at, where not all are
     run/seed-0/proxy-margin/target-0000006000-<options>/{model,metrics}
     run/encoders/<options>/{model,features}                         the pool as a frozen encoder sees it
 
@@ -16,14 +16,15 @@ asks; all of them score, and train targets.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svp_nlp.arrays import BoolN, fingerprint_array, keyed_hash
+from svp_nlp.arrays import BoolN, FloatN, IntK, fingerprint_array, fingerprint_json, keyed_hash
 from svp_nlp.engines import Engine, LocalEngine
 from svp_nlp.errors import LabelError, WaitingForLabels
 from svp_nlp.labels import LabelSet
@@ -33,7 +34,9 @@ from svp_nlp.pool import Pool
 from svp_nlp.run import Run, Step, library_versions
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.store import SignalStore
-from svp_nlp.strategies import Picks, get_strategy, select, top_k
+from svp_nlp.strategies import Picks, select, top_k
+from svp_nlp.strategies.strata import stratified
+from svp_nlp.strategy_spec import StrategySpec
 
 START = "start"  # directory of what all arms of a seed share in active learning
 FULL = "full"  # the same for core-set selection: models trained on all labels
@@ -48,6 +51,7 @@ class Workspace:
         available_N: rows that may be picked: usable, and the oracle can answer for them.
         dev: rows for choosing among epochs, or the share of the labelled rows that is held out for it.
         shared_strategies: strategies that are scored together with the models that all arms share.
+        shared_dynamics: signals that are recorded while those models are trained.
     """
 
     run: Run
@@ -60,6 +64,7 @@ class Workspace:
     engine: Engine = dataclasses.field(default_factory=LocalEngine)
     recipe_sha256: str | None = None
     shared_strategies: tuple[str, ...] = ()
+    shared_dynamics: tuple[str, ...] = ()
 
     @property
     def num_available(self) -> int:
@@ -110,6 +115,7 @@ class Fitted:
     name: str  # of its directory below the seed's, without the last part
     processes: int = 1  # that trained it together
     encoded: Encoded | None = None  # what its head reads
+    dynamics_dir: Path | None = None  # what was recorded while it was trained
 
     @property
     def lineage(self) -> dict[str, Any]:
@@ -127,6 +133,53 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class RowsFile:
+    """Positions in the run directory."""
+
+    path: Path  # .npy int64 [R], ascending
+    fingerprint: str
+    seconds: float  # choosing them
+
+    @cached_property
+    def positions_R(self) -> IntK:
+        positions_R: IntK = np.load(self.path, allow_pickle=False)
+        return positions_R
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model said about the rows that a round looks at.
+
+    Attributes:
+        signals: [R, ...] in the order of `rows`; None: nothing yet.
+        rows: those that were looked at; None: all of the pool.
+        seconds: scoring, choosing which rows, and encoding, of this round alone.
+        facts: how many rows were looked at, for the lineage; empty where all were.
+        carried: what the next round's reduction goes on from (`narrowing.py`).
+    """
+
+    signals: SignalStore | None = None
+    rows: RowsFile | None = None
+    seconds: float = 0.0
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    carried: Any = None
+
+    @property
+    def cut(self) -> Any:
+        """What cuts an array [N, ...] down to these rows."""
+        return slice(None) if self.rows is None else self.rows.positions_R
+
+    def spread(self, name: str, num_rows: int) -> FloatN:
+        """A score of all N rows; -inf where none was given."""
+        assert self.signals is not None
+        if self.rows is None:
+            return self.signals[name]
+        scores_N = np.full(num_rows, -np.inf, dtype=np.float32)
+        scores_N[self.rows.positions_R] = self.signals[name]
+        return scores_N
+
+
+@dataclass(frozen=True)
 class Round:
     """A finished round.
 
@@ -134,7 +187,7 @@ class Round:
         selection: what this round picked (in core-set selection: all that is kept).
         labels: all labels so far, the start set included.
         fitted: the model that chose; None for random.
-        signals: its scores of the whole pool; None for random.
+        scored: what it said about the pool; None for random.
         proxy_seconds, scoring_seconds, ranking_seconds: cost of this round alone.
     """
 
@@ -143,26 +196,31 @@ class Round:
     selection: Selection
     labels: LabelSet
     fitted: Fitted | None = None
-    signals: SignalStore | None = None
+    scored: Scored | None = None
     proxy_seconds: float = 0.0
     scoring_seconds: float = 0.0
     ranking_seconds: float = 0.0
+
+    @property
+    def signals(self) -> SignalStore | None:
+        """What the model said, in the order of `scored.rows`."""
+        return None if self.scored is None else self.scored.signals
 
 
 def rank(
     workspace: Workspace,
     name: str,
-    strategy_name: str,
+    strategy: StrategySpec,
     *,
     labels: LabelSet,
     budget: int,
     round: int,
     fitted: Fitted | None,
-    signals: SignalStore | None,
+    scored: Scored | None,
     parent: str | None,
 ) -> tuple[Selection, float]:
     """Pick `budget` unlabelled rows by the signals of a round, once; returns them and the seconds."""
-    strategy, pool, seed = get_strategy(strategy_name), workspace.pool, workspace.seed
+    pool, seed = workspace.pool, workspace.seed
     ref = pool.ref
     inputs = {
         "strategy": strategy.name,
@@ -173,11 +231,11 @@ def rank(
         "available": fingerprint_array(np.packbits(workspace.available_N)),
         "model": None if fitted is None else fitted.fingerprint,
     }
+    if strategy.options:
+        inputs["options"] = strategy.options
 
     def do(path: Path) -> Mapping[str, Any]:
-        available_N = workspace.available_N.copy()
-        available_N[labels.positions_L] = False
-        picks = _pick(strategy_name, pool, signals, budget=budget, seed=seed, available_N=available_N)
+        picks = _pick(workspace, strategy, scored, labels=labels, budget=budget)
         lineage = Lineage(
             pool={**ref.meaning, "rows": len(pool), "fingerprint": pool.fingerprint},
             strategy=strategy.name,
@@ -187,9 +245,10 @@ def rank(
             labeled_size=len(labels) + budget,
             parent=parent,
             proxy=None if fitted is None else fitted.lineage,
-            scoring={"dtype": _scoring_dtype(fitted), "world_size": workspace.engine.workers, "rows": len(pool)},
+            scoring=_scoring(workspace, fitted, scored),
             recipe_sha256=workspace.recipe_sha256,
             versions=library_versions(),
+            options={**strategy.options, **({} if scored is None else scored.facts)},
         )
         selection = Selection(picks.positions_K, pool.ids(picks.positions_K), picks.scores_K, lineage)
         selection.save(path)
@@ -199,25 +258,42 @@ def rank(
     return Selection.load(step.path), step.seconds
 
 
-def _scoring_dtype(fitted: Fitted | None) -> str:
-    return "float32" if fitted is None else str(getattr(fitted.learner, "scoring_dtype", "float32"))
+def _scoring(workspace: Workspace, fitted: Fitted | None, scored: Scored | None) -> dict[str, Any]:
+    dtype = "float32" if fitted is None else str(getattr(fitted.learner, "scoring_dtype", "float32"))
+    rows = len(workspace.pool) if scored is None or scored.rows is None else len(scored.rows.positions_R)
+    return {"dtype": dtype, "world_size": workspace.engine.workers, "rows": rows}
 
 
-def _pick(
-    strategy_name: str, pool: Pool, signals: SignalStore | None, *, budget: int, seed: int, available_N: BoolN
-) -> Picks:
-    strategy = get_strategy(strategy_name)
-    arrays: dict[str, Any] = {"keys": pool.keys_N}
-    if signals is not None and strategy.kind == "setwise":
-        arrays |= {name: signals[name] for name in strategy.signals}
+def _pick(workspace: Workspace, spec: StrategySpec, scored: Scored | None, *, labels: LabelSet, budget: int) -> Picks:
+    """Positions in the pool, from signals that may be of a part of its rows."""
+    strategy, pool, seed = spec.strategy, workspace.pool, workspace.seed
+    rows: Any = slice(None) if scored is None else scored.cut
+    signals = None if scored is None else scored.signals
+    labeled_N = np.zeros(len(pool), dtype=np.bool_)
+    labeled_N[labels.positions_L] = True
+    available_R, labeled_R, keys_R = (workspace.available_N & ~labeled_N)[rows], labeled_N[rows], pool.keys_N[rows]
     if signals is None or strategy.kind == "setwise":
-        return select(strategy, arrays, budget=budget, seed=seed, available=available_N, keys=pool.keys_N)
-    # The scores are there already: only the cut is left.
-    scores_N = signals[strategy.name]
-    positions_K = top_k(
-        scores_N, pool.keys_N, budget=budget, seed=seed, available_N=available_N, name=f"{strategy.name} scores"
-    )
-    return Picks(positions_K, np.asarray(scores_N[positions_K]), strategy.name)
+        arrays: dict[str, Any] = {"keys": keys_R}
+        if signals is not None:
+            arrays |= {name: signals[name] for name in strategy.signals}
+        picks = select(
+            strategy, arrays, budget=budget, seed=seed, available=available_R, labeled=labeled_R, keys=keys_R
+        )
+    else:  # the scores are there already: only the cut is left
+        scores_R = signals[strategy.name]
+        if spec.strata is None:
+            positions_K = top_k(
+                scores_R, keys_R, budget=budget, seed=seed, available_N=available_R, name=f"{strategy.name} scores"
+            )
+        else:
+            positions_K = stratified(
+                scores_R, keys_R, budget=budget, seed=seed, available_N=available_R, strata=spec.strata.count,
+                drop_hardest=spec.strata.dropped,
+            )  # fmt: skip
+        picks = Picks(positions_K, np.asarray(scores_R[positions_K]), strategy.name)
+    if scored is None or scored.rows is None:
+        return picks
+    return dataclasses.replace(picks, positions_K=scored.rows.positions_R[picks.positions_K])
 
 
 def ask(workspace: Workspace, name: str, selection: Selection) -> LabelSet:
@@ -241,6 +317,10 @@ def ask(workspace: Workspace, name: str, selection: Selection) -> LabelSet:
     return LabelSet.load(path / "labels.parquet")
 
 
-def model_name(place: str, role: str, labeled_size: int, learner: Learner) -> str:
-    """Where a model lies below the seed's directory: by role, labelled size, and a hash of its options."""
-    return f"{place}/{role}-{labeled_size:010d}-{learner.spec.fingerprint[:8]}"
+def model_name(place: str, role: str, labeled_size: int, learner: Learner, dynamics: Sequence[str] = ()) -> str:
+    """Where a model lies below the seed's directory: by role, labelled size, and a hash of its options.
+
+    One whose training was recorded lies beside one that was not, for it has something to say that the other has not.
+    """
+    recorded = f"-{fingerprint_json(sorted(dynamics))[:4]}" if dynamics else ""
+    return f"{place}/{role}-{labeled_size:010d}-{learner.spec.fingerprint[:8]}{recorded}"

@@ -18,6 +18,7 @@ from svp_nlp import workspace as workspace_module
 from svp_nlp.errors import BudgetError, Interrupted, LabelError, PoolError, RecipeError, RunError
 from svp_nlp.experiment import arms_of, run_recipe
 from svp_nlp.labels import LabelSet
+from svp_nlp.models import LEARNERS, spec_classes
 from svp_nlp.models.base import LearnerSpec, Prediction
 from svp_nlp.results import collect, run_status
 
@@ -247,12 +248,11 @@ def test_damaged_scores_are_made_again_and_a_damaged_selection_does_not_pass(toy
 def test_an_unknown_option_of_a_learner_is_told_what_there_is():
     with pytest.raises(RecipeError, match=r"epoch.*it takes .*epochs"):
         make_learner("fasttext", epoch=3)
-    with pytest.raises(RecipeError, match="choose one of embedding, fasttext, tfidf, transformer, vdcnn"):
+    with pytest.raises(RecipeError, match=f"choose one of {', '.join(sorted(LEARNERS))}"):
         make_learner("bert")
 
 
 def test_every_learner_spec_is_found_by_its_kind():
-    from svp_nlp.models import LEARNERS, spec_classes
 
     for kind, spec_class in spec_classes().items():
         assert issubclass(spec_class, LearnerSpec)

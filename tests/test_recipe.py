@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from svp_nlp import recipe_yaml
 from svp_nlp.errors import BudgetError, RecipeError
+from svp_nlp.models import LEARNERS
 from svp_nlp.recipe import (
     Recipe,
     dump_recipe,
@@ -116,8 +117,8 @@ def test_all_errors_are_told_at_once_with_path_place_and_what_was_meant(good: Pa
         ("mode=active_lerning", "did you mean 'active_learning'?"),
         ("mode=core_set", None),
         ("proxy.kind=fastext", "proxy (line 6): kind 'fastext' is not a learner; did you mean 'fasttext'?"),
-        ("proxy={dim: 3}", "kind is missing; expected embedding or fasttext or tfidf or transformer or vdcnn"),
-        ("proxy.kind=[1]", "is not a learner; expected embedding or fasttext or tfidf or transformer or vdcnn"),
+        ("proxy={dim: 3}", f"kind is missing; expected {' or '.join(LEARNERS)}"),
+        ("proxy.kind=[1]", f"is not a learner; expected {' or '.join(LEARNERS)}"),
         ("proxy=fasttext", "proxy (--set proxy=fasttext): found 'fasttext'"),
         ("oracle.noise=2", "oracle.noise (--set oracle.noise=2): found 2"),
         ("oracle.noise=0.1", None),

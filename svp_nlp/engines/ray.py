@@ -276,6 +276,7 @@ def _with_absolute_paths(task: ScoreTask) -> ScoreTask:
         predictor_dir=task.predictor_dir.resolve(),
         store_dir=task.store_dir.resolve(),
         features_file=None if task.features_file is None else task.features_file.resolve(),
+        rows_file=None if task.rows_file is None else task.rows_file.resolve(),
     )
 
 

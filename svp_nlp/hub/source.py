@@ -24,6 +24,7 @@ from svp_nlp.pool_source import is_hub_id
 from svp_nlp.run import RECIPE_FILE, STEP_FILE
 from svp_nlp.selected import SelectedRows
 from svp_nlp.selection import Selection
+from svp_nlp.strategy_spec import StrategySpec
 
 _DATA_FILE = "selection.parquet"
 _SEED = re.compile(r"seed-(\d+)")
@@ -146,7 +147,8 @@ def finished_rounds(run_dir: Path) -> list[tuple[str, int, int]]:
 
 
 def _first_arm(recipe: dict[str, Any], arms: dict[str, dict[int, Path]]) -> str:
-    wanted = [name for s in recipe.get("strategies", []) for name in (f"proxy-{s}", s)]
+    titles = [StrategySpec.model_validate(entry).title for entry in recipe.get("strategies", [])]
+    wanted = [name for title in titles for name in (f"proxy-{title}", title)]
     return next(
         name for name in [*wanted, *sorted(arms, key=lambda a: (not a.startswith("proxy-"), a))] if name in arms
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from svp_nlp.errors import RecipeError
+from svp_nlp.errors import RecipeError, did_you_mean
 from svp_nlp.strategies.badge import badge
 from svp_nlp.strategies.base import Picks, Strategy, pointwise, select, setwise
 from svp_nlp.strategies.clusters import cluster_margin, typiclust
@@ -32,9 +30,8 @@ def get_strategy(name: str) -> Strategy:
     try:
         return STRATEGIES[name]
     except KeyError:
-        near = difflib.get_close_matches(name, STRATEGIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"no strategy is called {name!r}{hint} (there are {', '.join(sorted(STRATEGIES))})") from None
+        hint = did_you_mean(name, STRATEGIES) or f"; expected one of {', '.join(sorted(STRATEGIES))}"
+        raise RecipeError(f"{name!r} is not a strategy{hint}") from None
 
 
 __all__ = ["STRATEGIES", "Picks", "Strategy", "get_strategy", "pointwise", "select", "setwise", "top_k"]

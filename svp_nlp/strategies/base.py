@@ -18,6 +18,8 @@ from svp_nlp.errors import BudgetError, SignalError
 from svp_nlp.strategies.topk import top_k
 
 KEYS = "keys"  # the one signal that every pool has: a uint64 per row, from its id
+# What a training tells of each labelled row, epoch by epoch, as [N, E].
+DYNAMICS = ("correct", "logit_margin", "gold_probability", "error_norm")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Strategy:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
+
+    @property
+    def uses_dynamics(self) -> bool:
+        """True when it looks at how a training went, and so at labelled rows only: for core-set selection."""
+        return bool(set(self.signals) & set(DYNAMICS))
 
     @property
     def needs_model(self) -> bool:

@@ -112,7 +112,7 @@ def test_asked_to_stop_the_workers_finish_their_shard_and_another_engine_goes_on
 def test_no_shard_one_shard_and_more_workers_than_shards(cases, tmp_path, started):
     case = cases("fasttext")
     task = case.task(tmp_path / "signals")
-    shards = task.shards(task.pool_ref.open())
+    shards = task.shards()
     engine = workers(5)
     engine.map_shards(task, [], stop_requested=NEVER)
     assert not started
@@ -126,7 +126,7 @@ def test_no_shard_one_shard_and_more_workers_than_shards(cases, tmp_path, starte
 def test_an_error_in_a_worker_is_raised_here_as_it_was_there(cases, tmp_path, monkeypatch, started):
     case = cases("fasttext")
     task = case.task(tmp_path / "signals")
-    shards = task.shards(task.pool_ref.open())
+    shards = task.shards()
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         empty = dataclasses.replace(task, predictor_dir=tmp_path)
         workers(2).map_shards(empty, shards, stop_requested=NEVER)

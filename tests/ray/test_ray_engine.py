@@ -122,7 +122,7 @@ def test_an_error_in_an_actor_is_raised_here_and_a_deadly_shard_is_named(cases, 
     import ray
 
     task = cases("fasttext").task(tmp_path / "signals")
-    shards = task.shards(task.pool_ref.open())
+    shards = task.shards()
     engine.map_shards(task, [], stop_requested=NEVER)
     (tmp_path / "damaged").mkdir()
     with pytest.raises(ModelError, match=r"config\.json is missing"):

@@ -1,0 +1,94 @@
+"""What the single values of a recipe cannot show: those that contradict each other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from svp_nlp.sizes import INITIAL, amount
+from svp_nlp.strategy_spec import SEALSSpec
+
+
+def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with it) for what single values cannot show. Mixed sizes are compared once resolved."""
+    for role, learner in (("proxy", recipe.proxy), ("target", recipe.target)):
+        found = "text" if recipe.pool.image_column is None else "image"
+        if learner is not None and learner.reads != found:
+            hint = "name its image_column" if found == "text" else "remove pool.image_column"
+            yield role, f"{learner.kind} reads {learner.reads}s, the pool has {found}s; choose another kind, or {hint}"
+    if recipe.mode == "core_set" and recipe.initial is not None:
+        yield "initial", "a core-set has no start set; remove it, or use mode: active_learning"
+    sizes = list(recipe.labeled_sizes) if recipe.initial is None else [recipe.initial, *recipe.labeled_sizes]
+    for before, after in itertools.pairwise(sizes):
+        if type(before) is type(after) and amount(before) >= amount(after):
+            what = "initial" if before is sizes[0] and recipe.initial is not None else "the size before"
+            yield "labeled_sizes", f"{after} is not more than {what}, {before}; make the sizes strictly increasing"
+    if recipe.train_target_at != "all":
+        allowed = {*recipe.labeled_sizes, *([] if recipe.initial is None else [INITIAL])}
+        for size in recipe.train_target_at:
+            if size not in allowed:
+                names = ", ".join(map(str, sorted(allowed, key=str)))
+                yield "train_target_at", f"{size} is not one of labeled_sizes as written there ({names})"
+    if recipe.target is None:
+        if recipe.train_target_at != "all":
+            yield "train_target_at", "there is no target to train; add target, or remove this key"
+        if "target_selects" in recipe.baselines:
+            yield "baselines", "target_selects needs a target; add target, or remove it"
+    elif recipe.test is None:
+        yield "target", "without a test set nobody would read what the target learns; add test, or set target to null"
+    yield from _strategy_contradictions(recipe)
+    if "target_selects" in recipe.baselines and not any(s.strategy.needs_model for s in recipe.strategies):
+        yield "baselines", "target_selects needs a strategy other than random; add one, or remove it"
+    specs: dict[str, Any] = {"proxy": recipe.proxy, "target": recipe.target}
+    specs |= {f"{role}.refresh": getattr(spec, "refresh", None) for role, spec in specs.items()}
+    trainings = {f"{key}.training": spec.training for key, spec in specs.items() if hasattr(spec, "training")}
+    for key, training in trainings.items():
+        if training.early_stopping_patience is not None and recipe.dev is None:
+            role, inner = key.split(".", 1)
+            yield role, f"{inner}.early_stopping_patience needs a dev set; set dev, or remove it"
+    if recipe.dev is not None and not trainings:
+        yield "dev", "neither proxy nor target trains in epochs that a dev set could choose among; remove it"
+    if "random" in recipe.baselines and any(s.name == "random" for s in recipe.strategies):
+        yield "baselines", "random is a strategy and a baseline; keep one of them"
+
+
+def _strategy_contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
+    """What a strategy asks of the mode, and of the learner whose signals it reads."""
+    for spec in recipe.strategies:
+        if spec.strategy.uses_dynamics:
+            if recipe.mode != "core_set":
+                yield (
+                    "strategies",
+                    f"{spec.title} looks at how labelled rows are learned, active learning picks unlabelled ones; use "
+                    "mode: core_set, or a strategy of probabilities: margin, entropy, least_confidence",
+                )
+            roles = {"proxy": recipe.proxy, **({"target": recipe.target} if _target_selects(recipe) else {})}
+            for role, learner in roles.items():
+                if learner is not None and not learner.records_dynamics:
+                    yield (
+                        role,
+                        f"{learner.kind} records no training dynamics, which {spec.title} needs; use one that is "
+                        "trained in epochs (vdcnn, transformer, resnet), or a strategy of probabilities: margin, "
+                        "entropy, least_confidence",
+                    )
+            if isinstance(recipe.dev, float):
+                yield (
+                    "dev",
+                    f"a share that is held out has no training dynamics, which {spec.title} needs of all rows; name a "
+                    "dev dataset, or remove it",
+                )
+        if spec.reduce is not None and recipe.mode == "core_set":
+            yield "strategies", f"{spec.title}: reduce goes by earlier rounds, a core-set has none; remove it"
+        kinds = [recipe.proxy.kind, *([recipe.target.kind] if recipe.target and _target_selects(recipe) else [])]
+        other = next((kind for kind in kinds if kind != "embedding"), None)
+        if isinstance(spec.reduce, SEALSSpec) and spec.reduce.encoder is None and other is not None:
+            yield (
+                "strategies",
+                f"{spec.title}: {other} has no fixed features that tell who is near; give reduce.encoder "
+                "(kind: embedding), or use such a proxy",
+            )
+
+
+def _target_selects(recipe: Any) -> bool:
+    return "target_selects" in recipe.baselines

@@ -1,0 +1,218 @@
+"""Strategies with options in whole runs: candidates, prefilters, reduced pools, strata, training dynamics."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from toy import write_toy
+
+from svp_nlp import Selection, active_learning, core_set, open_workspace, run_recipe
+from svp_nlp.errors import BudgetError, RecipeError, SignalError
+from svp_nlp.models import learner_module
+from svp_nlp.recipe import make_recipe
+from svp_nlp.strategies import STRATEGIES
+from svp_nlp.strategy_spec import StrategySpec
+
+FASTTEXT = {"kind": "fasttext", "bucket": 1000, "epochs": 5, "learning_rate": 0.5}
+EMBEDDING = {
+    "kind": "embedding",
+    "config": {"model_type": "distilbert", "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
+    "vocab_size": 300,
+}
+VDCNN = {
+    "kind": "vdcnn", "depth": 9, "lite": True, "max_length": 64,
+    "training": {"num_train_epochs": 2, "global_batch_size": 64},
+}  # fmt: skip
+
+
+def spec(**options) -> StrategySpec:
+    return StrategySpec.model_validate(options)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_toy(tmp_path_factory.mktemp("data") / "toy")
+
+
+def made(values):
+    module = learner_module(values["kind"])
+    return module.learner_class(module.spec_class.model_validate(values))
+
+
+def rounds_of(toy, run_dir, strategy, *, learner, sizes=(60, 80, 100)):
+    options = {"strategy": strategy, "initial": 40, "labeled_sizes": sizes}
+    with open_workspace(toy, run_dir=run_dir) as workspace:
+        return list(active_learning(workspace, learner=made(learner), **options))
+
+
+def test_a_setwise_strategy_chooses_among_the_candidates_of_its_prefilter(toy, tmp_path):
+    strategy = spec(name="typiclust", prefilter="margin", candidates=30)
+    rounds = rounds_of(toy, tmp_path / "run", strategy, learner=FASTTEXT)
+    for before, now in itertools.pairwise(rounds):
+        margin = now.scored.rows.positions_R
+        assert set(now.selection.positions_K) <= set(margin)
+        assert now.selection.lineage.options == {"prefilter": "margin", "candidates": 30, "candidate_rows": 30}
+        # 30 candidates, and the labelled rows that the strategy looks at.
+        assert len(margin) == 30 + len(before.labels)
+    plain = rounds_of(toy, tmp_path / "plain", "margin", learner=FASTTEXT, sizes=(70,))
+    highest = set(plain[1].selection.positions_K)  # the 30 highest of round 1
+    assert set(rounds[1].scored.rows.positions_R) - set(rounds[0].labels.positions_L) == highest
+
+
+def test_candidates_without_prefilter_are_drawn_by_the_seed_and_not_by_position(toy, tmp_path):
+    strategy = spec(name="typiclust", candidates="20%")
+    [_, first] = rounds_of(toy, tmp_path / "a", strategy, learner=FASTTEXT, sizes=(60,))
+    [_, again] = rounds_of(toy, tmp_path / "b", strategy, learner=FASTTEXT, sizes=(60,))
+    assert first.selection.fingerprint == again.selection.fingerprint
+    assert first.selection.lineage.options["candidate_rows"] == 40
+    candidates = first.scored.rows.positions_R
+    assert 60 < np.mean(candidates) < 140
+
+
+def test_fewer_candidates_than_the_budget_is_said_before_the_strategy_runs(toy, tmp_path):
+    with pytest.raises(BudgetError, match="pick 20 of 10 candidates; raise candidates"):
+        rounds_of(toy, tmp_path / "run", spec(name="typiclust", candidates=10), learner=FASTTEXT)
+
+
+def test_ups_scores_all_rows_once_and_then_mostly_the_uncertain_ones(toy, tmp_path):
+    strategy = spec(name="margin", reduce={"kind": "ups", "gamma": 0.2, "temperature": 0.01})
+    rounds = rounds_of(toy, tmp_path / "run", strategy, learner=FASTTEXT, sizes=(50, 60, 70))
+    scored = [r.selection.lineage.options["scored_rows"] for r in rounds[1:]]
+    assert scored[0] == 200 and all(20 <= rows < 60 for rows in scored[1:])
+    # Rows that were not scored again keep their last score.
+    known = rounds[2].scored.carried
+    again = rounds[2].scored.rows.positions_R
+    others = np.setdiff1d(np.arange(200), again)
+    np.testing.assert_array_equal(known[others], rounds[1].scored.carried[others])
+    assert not np.array_equal(known[again], rounds[1].scored.carried[again])
+    assert rounds[2].selection.lineage.scoring["rows"] == len(again)
+
+
+def test_seals_scores_the_neighbours_of_labelled_rows_only(toy, tmp_path):
+    strategy = spec(name="margin", reduce={"kind": "seals", "neighbours": 2})
+    rounds = rounds_of(toy, tmp_path / "run", strategy, learner=EMBEDDING, sizes=(45, 50))
+    features = np.load(rounds[1].fitted.encoded.features_file).astype(np.float64)
+    for before, now in itertools.pairwise(rounds):
+        labeled = before.labels.positions_L
+        unlabeled = np.setdiff1d(np.arange(200), labeled)
+        if now.round == 1:
+            apart = ((features[labeled][:, None] - features[unlabeled][None]) ** 2).sum(-1)
+            expected = set(unlabeled[np.argsort(apart, axis=1)[:, :2]].ravel())
+            assert set(now.scored.rows.positions_R) == expected
+        assert set(now.selection.positions_K) <= set(now.scored.rows.positions_R)
+        assert not set(now.scored.rows.positions_R) & set(labeled)
+        assert now.selection.lineage.options["drawn_at_random"] == 0
+
+
+def test_seals_with_an_encoder_of_its_own_beside_a_proxy_without_features(toy, tmp_path):
+    strategy = spec(name="entropy", reduce={"kind": "seals", "neighbours": 1, "encoder": EMBEDDING})
+    [_, first] = rounds_of(toy, tmp_path / "run", strategy, learner=FASTTEXT, sizes=(60,))
+    options = first.selection.lineage.options
+    assert options["scored_rows"] == len(first.scored.rows.positions_R) >= 20
+    with pytest.raises(RecipeError, match=r"no features of its own; give reduce\.encoder"):
+        rounds_of(
+            toy, tmp_path / "other", spec(name="entropy", reduce={"kind": "seals"}), learner=FASTTEXT, sizes=(60,)
+        )
+
+
+def recipe(toy, **changes):
+    values = {
+        "mode": "core_set",
+        "pool": {"path": str(toy)},
+        "test": {},
+        "proxy": VDCNN,
+        "target": None,
+        "strategies": ["forgetting_events"],
+        "labeled_sizes": ["30%", "60%"],
+        "baselines": [],
+    }
+    return make_recipe({**values, **changes})
+
+
+def test_a_core_set_by_training_dynamics_trains_one_recorded_model_for_all_strategies(toy, tmp_path):
+    strategies = [
+        "forgetting_events",
+        "el2n",
+        {"name": "el2n", "epochs": 1},
+        {"name": "aum", "strata": {"count": 5, "drop_hardest": "20%"}},
+        "margin",
+    ]
+    run_dir = tmp_path / "run"
+    result = run_recipe(recipe(toy, strategies=strategies), run_dir, stop_requested=lambda: False)
+    models = sorted(path.parent.name for path in (run_dir / "seed-0" / "full").glob("*/model"))
+    assert len(models) == 1
+    arms = {path.name for path in (run_dir / "seed-0").iterdir()}
+    assert arms == {
+        "full", "proxy-forgetting_events", "proxy-el2n", "proxy-el2n-1-epochs", "proxy-aum-strata-5", "proxy-margin",
+    }  # fmt: skip
+    [model] = (run_dir / "seed-0" / "full").iterdir()
+    recorded = np.load(model / "model" / "weights" / "dynamics" / "error_norm.npy")
+    positions = np.load(model / "model" / "weights" / "dynamics" / "positions.npy")
+    expected = positions[np.argsort(-recorded[:, :1].mean(1), kind="stable")[:60]]
+    found = Selection.load(run_dir / "seed-0" / "proxy-el2n-1-epochs" / "keep-0000000060" / "selection")
+    assert set(found.positions_K) == set(expected) and found.lineage.options == {"epochs": 1}
+    assert result["report"] is not None
+
+
+def test_dynamics_of_a_proxy_that_records_none_are_refused_with_what_to_use(toy, tmp_path):
+    with pytest.raises(RecipeError, match="fasttext records no training dynamics, which forgetting_events needs"):
+        recipe(toy, proxy=FASTTEXT)
+    with pytest.raises(RecipeError, match="active learning picks unlabelled ones"):
+        recipe(toy, mode="active_learning")
+    with pytest.raises(RecipeError, match="held out has no training dynamics"):
+        recipe(toy, dev=0.1)
+    with open_workspace(toy, run_dir=tmp_path / "run") as workspace:
+        with pytest.raises(SignalError, match=r"fasttext records no training dynamics .*use a proxy that is trained"):
+            list(core_set(workspace, learner="fasttext", strategy="el2n", labeled_sizes=["50%"]))
+        with pytest.raises(SignalError, match="active learning picks unlabelled"):
+            list(active_learning(workspace, learner="vdcnn", strategy="el2n", labeled_sizes=["50%"]))
+
+
+@pytest.mark.parametrize(
+    ("strategies", "said"),
+    [
+        (["margn"], "'margn' is not a strategy; did you mean 'margin'?"),
+        (["margin", "margin"], "margin: given twice"),
+        ([{"name": "margin", "candidates": 10}], "candidates is for strategies that pick a set, margin scores rows"),
+        ([{"name": "typiclust", "strata": {}}], "strata needs a score, typiclust gives none"),
+        ([{"name": "typiclust", "prefilter": "margin"}], "prefilter needs candidates"),
+        ([{"name": "typiclust", "prefilter": "random", "candidates": 9}], "prefilter random: expected a score"),
+        ([{"name": "margin", "epochs": 3}], "epochs is for strategies of training dynamics"),
+        ([{"name": "random", "reduce": {"kind": "ups"}}], "reduce saves scoring"),
+        ([{"name": "margin", "reduce": {"kind": "usp"}}], "usp"),
+        ([{"name": "margin", "reduce": {"kind": "ups"}}], "a core-set has none"),
+        ([{"name": "margin", "strata": {"drop_hardest": 0.1}}], "expected a share from 0% to below 100%"),
+        ([{"name": "margin", "label": "a/b"}], "expected letters, digits"),
+        ([{"name": "margin", "strata": {"count": 0}}], "greater than or equal to 1|at least 1|>= 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(toy, strategies, said):
+    with pytest.raises(RecipeError, match=said):
+        recipe(toy, strategies=strategies)
+
+
+def test_a_label_tells_two_arms_of_one_strategy_apart(toy):
+    made = recipe(
+        toy,
+        strategies=[
+            "margin",
+            {"name": "margin", "strata": {"count": 5}},
+            {"name": "margin", "strata": {"count": 5, "drop_hardest": "0%"}, "label": "all-strata"},
+        ],
+    )
+    assert [s.title for s in made.strategies] == ["margin", "margin-strata-5", "all-strata"]
+    values = made.meaning["strategies"]
+    assert values[0] == "margin" and make_recipe(made.meaning).fingerprint == made.fingerprint
+
+
+def test_what_a_prefilter_may_be_is_what_scores_probabilities():
+    for name, strategy in STRATEGIES.items():
+        good = strategy.kind == "pointwise" and strategy.needs_model and not strategy.uses_dynamics
+        values = {"name": "typiclust", "candidates": 5, "prefilter": name}
+        if good:
+            assert spec(**values).scored_by == name
+        else:
+            with pytest.raises(ValueError, match="expected a score"):
+                spec(**values)
