@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LEARNERS = {
     "embedding": "svp_nlp.models.embedding",
     "fasttext": "svp_nlp.models.fasttext",
+    "image_transformer": "svp_nlp.models.image_transformer",
     "resnet": "svp_nlp.models.resnet",
     "tfidf": "svp_nlp.models.tfidf",
     "transformer": "svp_nlp.models.transformer",

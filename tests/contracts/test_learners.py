@@ -28,6 +28,17 @@ OPTIONS = {
         "hidden_size": 16,
     },
     "fasttext": {"bucket": 1000, "epochs": 5, "learning_rate": 0.5},
+    "image_transformer": {
+        "config": {
+            "model_type": "resnet",
+            "layer_type": "basic",
+            "depths": [1],
+            "hidden_sizes": [8],
+            "embedding_size": 8,
+        },
+        "image_size": 8,
+        "training": {"num_train_epochs": 1},
+    },
     "resnet": {"depth": 8, "image_size": 8, "training": {"num_train_epochs": 1, "global_batch_size": 16}},
     "tfidf": {"bucket": 1000, "classifier": "complement_nb"},  # the other one needs no seed
     "transformer": {
