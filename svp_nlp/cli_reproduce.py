@@ -70,8 +70,13 @@ def reproduce(
             from svp_nlp.reproduce_tables import table_names
 
             raise RecipeError(f"which table? one of {', '.join(table_names())}, or a file like theirs")
+        from svp_nlp.ranks import current_launch
+
+        launch = current_launch()
         options: dict[str, Any] = {"data": data, "seeds": seeds, "settings": settings or ()}
         if dry_run:
+            if launch.world_size > 1:
+                raise RecipeError("--dry-run probes one process; start it without a launcher")
             _show_plan(table, scale.value, run_dir, options, output)
             return
         from svp_nlp.reproduce import reproduce as run_table
@@ -87,7 +92,8 @@ def reproduce(
                 stop_requested=stop_requested,
                 **options,
             )
-        _print(found, {kind: str(path) for kind, path in paths.items()}, output)
+        if launch.rank == 0:
+            _print(found, {kind: str(path) for kind, path in paths.items()}, output)
 
 
 def _show_plan(table: str, scale: str, run_dir: Path | None, options: dict[str, Any], output: Format) -> None:

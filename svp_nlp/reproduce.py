@@ -22,6 +22,8 @@ from typing import Any
 from svp_nlp.errors import RecipeError, RunRefused
 from svp_nlp.experiment import run_recipe
 from svp_nlp.files import read_json, write_json, write_text
+from svp_nlp.launch import together
+from svp_nlp.ranks import current_launch
 from svp_nlp.recipe_yaml import differences, recipes_directory
 from svp_nlp.reproduce_format import markdown_of
 from svp_nlp.reproduce_statistics import Table, build_table
@@ -76,7 +78,7 @@ def reproduce(
     settings: Sequence[str] = (),
     stop_requested: Callable[[], bool],
 ) -> tuple[Table, dict[str, Path]]:
-    """Run a table, or what is left of it, and write its results.
+    """Run a table, or what is left of it, and write its results. Under a launch all processes call this.
 
     Args:
         table, scale, data, seeds, settings: see `plan_table`.
@@ -85,28 +87,28 @@ def reproduce(
         note: what is to be known about the data; kept for later calls on the same directory.
         stop_requested: see `run_recipe`.
     Returns:
-        the table, and the paths of its `json` and `md`.
+        the table, and the paths of its `json` and `md`, which the main process writes.
     Raises:
         RunRefused: the directory belongs to another table or scale, or one of its runs to another recipe.
         SVPError: as `run_recipe`.
     """
     plan = plan_table(table, scale, data=data, seeds=seeds, settings=settings)
     directory = run_dir or default_directory(plan.table, scale)
-    mark = check_place(plan, directory)
+    mark = together(lambda: check_place(plan, directory))
     if data is not None:
         mark["data"] = {"given": _named(data), "note": note or mark["data"]["note"]}
     elif note is not None:
         mark["data"]["note"] = note
-    with disk_errors(directory):
-        write_json(directory / MARK_FILE, mark)
+    is_main = current_launch().rank == 0
+    if is_main:
+        with disk_errors(directory):
+            write_json(directory / MARK_FILE, mark)
     for row in plan.rows:
         log.info("%s", row.name)
         if not is_finished(directory / row.name):
             run_recipe(row.recipe, directory / row.name, stop_requested=stop_requested)
-    results = collect_results(plan, directory)
-    found = build_table(results)
-    paths = _save(found, results_dir or default_results())
-    return found, paths
+    found = build_table(collect_results(plan, directory, mark["data"]))
+    return found, _save(found, results_dir or default_results()) if is_main else {}
 
 
 def check_place(plan: Plan, directory: Path) -> dict[str, Any]:
@@ -134,9 +136,8 @@ def check_place(plan: Plan, directory: Path) -> dict[str, Any]:
     return mark
 
 
-def collect_results(plan: Plan, directory: Path) -> dict[str, Any]:
-    """What a results file holds, of runs that are finished."""
-    mark = read_json(directory / MARK_FILE)
+def collect_results(plan: Plan, directory: Path, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a results file holds, of runs that are finished; `data` as in `reproduce.json`."""
     rows = []
     for row in plan.rows:
         run = collect(directory / row.name)
@@ -149,7 +150,7 @@ def collect_results(plan: Plan, directory: Path) -> dict[str, Any]:
         "title": plan.title,
         "scale": plan.scale,
         "says": plan.says,
-        "data": mark["data"],
+        "data": dict(data),
         "rows": rows,
     }
 

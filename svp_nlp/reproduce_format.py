@@ -252,6 +252,7 @@ def console_parts(found: Table, *, ascii_only: bool = False) -> list[Any]:
     parts += ["", _rich("Differences of error, points", _DIFFERENCE_HEAD, differences, ascii_only)]
     facts = dict(facts_of(found))
     parts += ["", " ".join(filter(None, [verdict_line(found), _everything(found)])), *_explanations(found)]
+    parts += [f"warning: {text}" for text in found.warnings]
     parts += [f"{name}: {facts[name]}" for name in ("data", "machine", "precision", "date", "seeds")]
     return [_shown(part, ascii_only) if isinstance(part, str) else part for part in parts]
 

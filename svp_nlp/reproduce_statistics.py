@@ -172,7 +172,7 @@ def build_table(results: Mapping[str, Any]) -> Table:
     first = next(iter(rows.values()))
     cells: list[Cell] = []
     for name, run in rows.items():
-        strategies = [one for one in _strategies(run) if one != "random"]
+        strategies = list(dict.fromkeys(e["strategy"] for e in run["rounds"] if e["selector"] == "proxy"))
         for strategy in strategies:
             label = name if len(strategies) == 1 else f"{name}, {strategy}"
             ours = _arm(run, "proxy", strategy)
@@ -203,10 +203,6 @@ def _check_starts(rows: Mapping[str, Any]) -> None:
                         f"seed {entry['seed']} starts from other rows in {name} than in {found}: nothing can be "
                         "paired; run the table again in a new --run-dir"
                     )
-
-
-def _strategies(run: Mapping[str, Any]) -> list[str]:
-    return [one if isinstance(one, str) else one.get("label") or one["name"] for one in run["recipe"]["strategies"]]
 
 
 def _arm(run: Mapping[str, Any], selector: str, strategy: str | None = None) -> _Arm | None:

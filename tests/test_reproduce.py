@@ -311,7 +311,7 @@ def test_every_row_of_the_seed_table_has_the_papers_numbers(name: str) -> None:
     for row in plan.rows:
         assert sorted(PAPER[row.name].selection_speedups) == [10, 20, 30, 40, 50]
         assert row.recipe.labeled_sizes == ("10%", "20%", "30%", "40%", "50%")
-        assert row.recipe.initial == "2%" and row.recipe.strategies == ("least_confidence",)
+        assert row.recipe.initial == "2%" and row.recipe.meaning["strategies"] == ["least_confidence"]
 
 
 def test_a_table_is_found_by_its_name_or_as_a_file() -> None:
