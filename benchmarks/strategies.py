@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/strategies.py [--quick]
 
 Pointwise strategies pick 10,000 of 1,000,000 rows (14 classes, 20 epochs of training dynamics); the goal is under
-0.2 s for each score. Setwise ones pick 1,000 of 100,000 rows of width 64, 1,000 of which are labelled, and 100 of 5,000,
+0.2 s for each score. Setwise ones pick 1,000 of 100,000 rows of width 64, 1,000 of them labelled, and 100 of 5,000,
 where more of the peers finish. --quick: 100,000 rows and the small set only. One thread; CPU seconds. Each call runs in
 a process of its own, which is stopped after a minute or at 8 GB; then the table says why there is no number.
 """

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from svp_nlp.arrays import BoolN, FloatNC, FloatND, IntK, UIntN
 from svp_nlp.strategies.base import setwise
 from svp_nlp.strategies.tiles import (
-    Tiles,
     checked_probs,
     cut,
     draw,
     embedding_tiles,
     in_hash_order,
     inner_products,
+    squared_norms,
     uniforms,
 )
 
@@ -57,7 +56,7 @@ def badge(
         return np.empty(0, dtype=np.int64)
     probs_MC[np.arange(len(probs_MC)), probs_MC.argmax(axis=1)] -= 1
     errors = cut(probs_MC)
-    norms_M = _squared_norms(embeddings) * _squared_norms(errors)
+    norms_M = squared_norms(embeddings).astype(np.float64) * squared_norms(errors)
     chances_M = np.full(len(norms_M), np.inf)  # of being drawn: squared distance to the nearest pick
     picked = [int(np.argmax(norms_M))]
     uniforms_K = uniforms(budget, seed=seed, salt="badge")
@@ -65,7 +64,7 @@ def badge(
         last = np.array(picked[-1:])
         products_M = inner_products(embeddings, embeddings.take(last))[0].astype(np.float64)
         products_M *= inner_products(errors, errors.take(last))[0]
-        distances_M = norms_M + norms_M[last] - 2 * products_M  # exactly 0 for equal rows, see _squared_norms
+        distances_M = norms_M + norms_M[last] - 2 * products_M  # exactly 0 for equal rows, see squared_norms
         np.minimum(chances_M, np.maximum(distances_M, 0), out=chances_M)
         chances_M[last] = 0
         drawn = draw(chances_M, float(uniforms_K[len(picked)]))
@@ -76,11 +75,3 @@ def badge(
             break
         picked.append(drawn)
     return positions_M[picked]
-
-
-def _squared_norms(tiles: Tiles) -> npt.NDArray[np.float64]:
-    """Inner products of rows with themselves, rounded step by step as `inner_products` rounds; float64 [M]."""
-    sums_M = np.zeros(tiles.count, dtype=np.float32)
-    for d in range(tiles.blocks_TDB.shape[1]):
-        sums_M += tiles.column(d) * tiles.column(d)
-    return sums_M.astype(np.float64)

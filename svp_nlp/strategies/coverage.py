@@ -5,8 +5,6 @@ Shape legend: M rows in use (available or labelled) in the order of their keyed 
 
 from __future__ import annotations
 
-import heapq
-
 import numpy as np
 
 from svp_nlp.arrays import BoolN, FloatN, FloatND, IntK, UIntN
@@ -23,7 +21,6 @@ from svp_nlp.strategies.tiles import (
     squared_distances,
 )
 
-_GAINS_AT_ONCE = 16  # a pass over the rows is bound by memory: 16 gains cost little more than one
 _MOST_CLUSTERS = 100
 _PURITY = 0.95
 _PROBES = 2_000  # rows at random from which the radius is read
@@ -39,8 +36,8 @@ def facility_location(
     is no option to set, and the first pick without labels is the row nearest to the mean of all. Exactly the picks of
     plain greedy: upper bounds of gains are kept, and only the highest are worked out again.
 
-    Cost: O(N^2 D) once where nothing is labelled or little; then O(N D) for each gain worked out, about ten a pick;
-    memory O(N) beside one copy of the rows in use.
+    Cost: O(N^2 D) once, as matrix products, for the first bounds; then O(N D) for each gain worked out; memory O(N)
+    beside two copies of the rows in use.
 
     Args:
         embeddings_ND: finite floats, of the rows in use; the others are not read.
@@ -62,8 +59,29 @@ def facility_location(
         best_M = squared_distances(tiles, tiles.take(np.array(picked)))[0]
     else:
         best_M = nearest(tiles, tiles.take(np.flatnonzero(~open_M)))[0]
-    picked += _lazy_greedy(tiles, best_M, open_M, budget - len(picked))
+    if len(picked) < budget:
+        picked += _most_gain(tiles, best_M, np.flatnonzero(open_M), budget - len(picked))
     return positions_M[picked]
+
+
+def _most_gain(tiles: Tiles, best_M: FloatN, open_K: IntK, budget: int) -> list[int]:
+    from svp_nlp.strategies.greedy import gain_bounds, lazy_greedy
+
+    best_TB = tiles.lanes(best_M)  # a row that only fills a tile is 0 away from a pick: it gains nothing
+    if not best_TB.any():
+        return list(open_K[:budget].tolist())
+
+    def take(row: int) -> bool:
+        np.minimum(best_TB, tiles.lanes(squared_distances(tiles, tiles.take(np.array([row])))[0]), out=best_TB)
+        return bool(best_TB.any())
+
+    return lazy_greedy(
+        gain_bounds(tiles, best_TB)[open_K],
+        open_K,
+        budget=budget,
+        gains=lambda rows: gains(tiles, rows, best_TB),
+        take=take,
+    )
 
 
 def _nearest_to_mean(tiles: Tiles) -> int:
@@ -73,33 +91,6 @@ def _nearest_to_mean(tiles: Tiles) -> int:
         column_M = tiles.column(d).astype(np.float64)
         sums_M += column_M * (tiles.count * column_M - 2 * column_M.sum())
     return int(np.argmin(sums_M))
-
-
-def _lazy_greedy(tiles: Tiles, best_M: FloatN, open_M: BoolN, budget: int) -> list[int]:
-    best_TB = tiles.lanes(best_M)  # a row that only fills a tile is 0 away from a pick: it gains nothing
-
-    rows = np.flatnonzero(open_M).tolist()
-    bounds: list[tuple[float, int, int]] = []  # minus the gain, the row, how many picks there were then
-    for start in range(0, len(rows) if budget else 0, 256):
-        chunk = rows[start : start + 256]
-        bounds += [(-gain, row, 0) for gain, row in zip(gains(tiles, chunk, best_TB), chunk, strict=True)]
-    heapq.heapify(bounds)
-    picked: list[int] = []
-    while len(picked) < budget:
-        gain, row, known = heapq.heappop(bounds)
-        if gain == 0:  # nothing is gained any more by anything: heap order is hash order
-            rest = [row, *(other for _, other, _ in sorted(bounds))]
-            return picked + sorted(rest)[: budget - len(picked)]
-        if known == len(picked):
-            picked.append(row)
-            np.minimum(best_TB, tiles.lanes(squared_distances(tiles, tiles.take(np.array([row])))[0]), out=best_TB)
-            continue
-        stale = [row]
-        while bounds and len(stale) < _GAINS_AT_ONCE and bounds[0][2] < len(picked):
-            stale.append(heapq.heappop(bounds)[1])
-        for gain, row in zip(gains(tiles, stale, best_TB), stale, strict=True):
-            heapq.heappush(bounds, (-gain, row, len(picked)))
-    return picked
 
 
 @setwise("embeddings", source="Yehuda et al. 2022, algorithm 1; as many pseudo-labels as picks", uses_labeled=True)
@@ -112,8 +103,8 @@ def prob_cover(
     5 % quantile of the distance to the nearest row of another cluster, over at most 2,000 rows drawn by the keyed hash.
     Balls are open. When all is covered, the rest of the budget is picked by the keyed hash.
 
-    Cost: O(N^2 D), twice that when everything ends up covered; memory O(N) beside one copy of the rows in use (edges of
-    the paper's graph are worked out again when a row becomes covered, not stored).
+    Cost: O(N^2 D) once, as matrix products, for the first bounds; then O(N D) for each ball counted again; memory O(N)
+    beside two copies of the rows in use: the edges of the paper's graph are not stored.
 
     Args:
         embeddings_ND: finite floats, of the rows in use; the others are not read.
@@ -135,26 +126,33 @@ def prob_cover(
     radius = _pure_radius(tiles, min(max(budget, 2), _MOST_CLUSTERS), seed)
     covered_M = nearest(tiles, tiles.take(labeled_K))[0] < radius
     covered_M[labeled_K] = True
+    return positions_M[_most_cover(tiles, ~covered_M, np.flatnonzero(open_M), budget, radius)]
 
-    # Uncovered rows in the ball of each row.
-    new_M = ball_counts(tiles, tiles.take(np.flatnonzero(~covered_M)), squared_radius=radius)
-    picked: list[int] = []
-    while len(picked) < budget:
-        row = int(np.argmax(np.where(open_M, new_M, -1)))
-        if new_M[row] == 0:
-            picked += np.flatnonzero(open_M)[: budget - len(picked)].tolist()
-            break
-        picked.append(row)
-        open_M[row] = False
-        inside_M = (squared_distances(tiles, tiles.take(np.array([row])))[0] < radius) & ~covered_M
-        covered_M |= inside_M
-        # Their edges go from every ball that they are in, not only from the ball that was picked.
-        new_M -= ball_counts(tiles, tiles.take(np.flatnonzero(inside_M)), squared_radius=radius)
-    return positions_M[picked]
+
+def _most_cover(tiles: Tiles, uncovered_M: BoolN, open_K: IntK, budget: int, radius: np.float32) -> list[int]:
+    from svp_nlp.strategies.greedy import count_bounds, lazy_greedy
+
+    # A row in the ball of a pick counts no more for any ball that it is in, not only for the ball that was picked.
+    uncovered_TB = tiles.lanes(uncovered_M)
+    if not uncovered_TB.any():
+        return list(open_K[:budget].tolist())
+
+    def take(row: int) -> bool:
+        inside_M = squared_distances(tiles, tiles.take(np.array([row])))[0] < radius
+        uncovered_TB.reshape(-1)[: tiles.count][inside_M] = False
+        return bool(uncovered_TB.any())
+
+    return lazy_greedy(
+        count_bounds(tiles, uncovered_TB, squared_radius=radius)[open_K],
+        open_K,
+        budget=budget,
+        gains=lambda rows: ball_counts(tiles, rows, uncovered_TB, squared_radius=radius),
+        take=take,
+    )
 
 
 def _pure_radius(tiles: Tiles, num_clusters: int, seed: int) -> np.float32:
-    """Squared radius of an open ball; infinite where all rows are in one cluster."""
+    """Squared radius of an open ball; beyond all distances where all rows are in one cluster."""
     labels_M = kmeans(tiles, num_clusters=num_clusters, seed=seed)
     probes = min(tiles.count, _PROBES)
     apart_P = np.empty(probes, dtype=np.float32)
@@ -164,4 +162,6 @@ def _pure_radius(tiles: Tiles, num_clusters: int, seed: int) -> np.float32:
         distances_KM[labels_M[chunk_K, None] == labels_M] = np.inf
         apart_P[chunk_K] = distances_KM.min(axis=1)
     apart_P.sort()
-    return np.float32(apart_P[int((1 - _PURITY) * probes)])
+    # Not 0 (a pick covers itself), and finite.
+    limits = np.finfo(np.float32)
+    return np.float32(np.clip(apart_P[int((1 - _PURITY) * probes)], limits.smallest_subnormal, limits.max))

@@ -154,13 +154,23 @@ def nearest(tiles: Tiles, rows_KD: FloatKD) -> tuple[FloatN, IntM]:
     return best_TB.reshape(-1)[: tiles.count], which_TB.reshape(-1)[: tiles.count]
 
 
-def ball_counts(tiles: Tiles, rows_KD: FloatKD, *, squared_radius: np.float32) -> IntM:
-    """How many of K others lie nearer to each row than the radius, int32 [M]."""
+def squared_norms(tiles: Tiles) -> FloatN:
+    """Inner products of rows with themselves, rounded step by step as `inner_products` rounds; float32 [M]."""
+    sums_M = np.zeros(tiles.count, dtype=np.float32)
+    for d in range(tiles.blocks_TDB.shape[1]):
+        sums_M += tiles.column(d) * tiles.column(d)
+    return sums_M
+
+
+def ball_counts(
+    tiles: Tiles, rows: list[int], counted_TB: npt.NDArray[np.bool_], *, squared_radius: np.float32
+) -> list[float]:
+    """How many of the rows that count lie nearer than the radius to each of some rows."""
     from svp_nlp.strategies import tiles_kernels
 
-    counts_TB = np.empty((len(tiles.blocks_TDB), TILE), dtype=np.int32)
-    tiles_kernels.ball_counts(tiles.blocks_TDB, rows_KD, squared_radius, counts_TB)
-    return counts_TB.reshape(-1)[: tiles.count]
+    counts_K = np.empty(len(rows), dtype=np.float64)
+    tiles_kernels.ball_counts(tiles.blocks_TDB, tiles.take(np.array(rows)), squared_radius, counted_TB, counts_K)
+    return list(counts_K.tolist())
 
 
 def gains(tiles: Tiles, rows: list[int], best_TB: npt.NDArray[np.float32]) -> list[float]:

@@ -17,11 +17,11 @@ import numpy as np
 _njit: Any = nb.njit
 
 
-def _jit(function: Callable[..., Any]) -> Any:
+def _jit(function: Callable[..., Any], *, fastmath: bool = False) -> Any:
     try:
-        return _njit(cache=True, nogil=True, error_model="numpy")(function)
+        return _njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)(function)
     except RuntimeError:  # no folder can be written to keep the machine code in: compile in each process
-        return _njit(nogil=True, error_model="numpy")(function)
+        return _njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
 
 
 @_jit
@@ -78,15 +78,17 @@ def nearest(blocks_TDB: Any, rows_KD: Any, best_TB: Any, which_TB: Any) -> None:
 
 
 @_jit
-def ball_counts(blocks_TDB: Any, rows_KD: Any, squared_radius: Any, counts_TB: Any) -> None:
-    """How many of K rows lie nearer than the radius, for each row in the tiles."""
+def ball_counts(blocks_TDB: Any, rows_KD: Any, squared_radius: Any, counted_TB: Any, out_K: Any) -> None:
+    """How many of the rows that count lie nearer than the radius to each of K rows."""
     work_B = np.empty(blocks_TDB.shape[2], np.float32)
-    counts_TB[:] = 0
+    out_K[:] = 0
     for t in range(len(blocks_TDB)):
         for k in range(len(rows_KD)):
             _squared(blocks_TDB[t], rows_KD[k], work_B)
+            inside = 0
             for b in range(len(work_B)):
-                counts_TB[t, b] += np.int32(work_B[b] < squared_radius)
+                inside += counted_TB[t, b] & (work_B[b] < squared_radius)
+            out_K[k] += inside
 
 
 @_jit
@@ -109,3 +111,44 @@ def gains(blocks_TDB: Any, rows_KD: Any, best_TB: Any, out_K: Any) -> None:
         for b in range(size):
             total += sums_KB[k, b]
         out_K[k] = total
+
+
+def _bounds(function: Callable[..., Any]) -> Any:
+    """Compile what only bounds a result from above: its sums may be taken in any order."""
+    return _jit(function, fastmath=True)
+
+
+@_bounds
+def pair_gains(
+    products_IJ: Any, norms_I: Any, norms_J: Any, best_I: Any, best_J: Any, sums_I: Any, sums_J: Any
+) -> None:
+    """Add what each of I rows gains from J others, and each of these from the I rows, as in `gains`."""
+    for i in range(len(norms_I)):
+        total = np.float32(0)
+        for j in range(len(norms_J)):
+            distance = norms_I[i] + norms_J[j] - np.float32(2) * products_IJ[i, j]
+            sums_J[j] += max(best_I[i] - distance, np.float32(0))
+            total += max(best_J[j] - distance, np.float32(0))
+        sums_I[i] += total
+
+
+@_bounds
+def pair_counts(
+    products_IJ: Any,
+    norms_I: Any,
+    norms_J: Any,
+    counted_I: Any,
+    counted_J: Any,
+    sums_I: Any,
+    sums_J: Any,
+    squared_radius: Any,
+) -> None:
+    """Add how many of J rows that count (1 or 0) lie within the radius of each of I rows, and the reverse."""
+    for i in range(len(norms_I)):
+        total = np.float32(0)
+        for j in range(len(norms_J)):
+            distance = norms_I[i] + norms_J[j] - np.float32(2) * products_IJ[i, j]
+            inside = np.float32(1) if distance < squared_radius else np.float32(0)
+            sums_J[j] += inside * counted_I[i]
+            total += inside * counted_J[j]
+        sums_I[i] += total

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from svp_nlp.arrays import keyed_hash, splitmix64
 from svp_nlp.errors import SignalError
 from svp_nlp.strategies import STRATEGIES, clusters, coverage, select, tiles
+from svp_nlp.strategies.greedy import count_bounds, gain_bounds
 from svp_nlp.strategies.kmeans import kmeans
 from svp_nlp.strategies.tiles import cut, draw, uniforms
 
@@ -60,8 +61,15 @@ def test_tiles_give_the_distances_and_products_of_numpy(seed, rows, width, other
     best, which = tiles.nearest(tiled, y)
     np.testing.assert_array_equal(best, expected.min(axis=0))
     np.testing.assert_array_equal(which, expected.argmin(axis=0))  # the first of equally near ones
-    counts = tiles.ball_counts(tiled, y, squared_radius=np.float32(9))
-    np.testing.assert_array_equal(counts, (expected < 9).sum(axis=0))
+    counted = rng.random(rows) < 0.7
+    counts = tiles.ball_counts(
+        cut(y), list(range(others)), cut(y).lanes(np.ones(others, bool)), squared_radius=np.float32(9)
+    )
+    np.testing.assert_array_equal(counts, (((y[None] - y[:, None]) ** 2).sum(axis=2) < 9).sum(axis=1))
+    some = list(range(0, rows, 7))
+    counts = tiles.ball_counts(tiled, some, tiled.lanes(counted), squared_radius=np.float32(9))
+    within = ((x[None, some] - x[:, None]) ** 2).sum(axis=2) < 9
+    np.testing.assert_array_equal(counts, within[counted].sum(axis=0))
     np.testing.assert_array_equal(tiled.take(np.arange(rows)), x)
 
 
@@ -137,6 +145,24 @@ def test_lazy_facility_location_is_plain_greedy_over_several_tiles():
     available, labeled = np.ones(400, bool), np.zeros(400, bool)
     picks = select("facility_location", {"embeddings": x}, budget=25, seed=1, keys=keys)
     assert picks.positions_K.tolist() == plain_facility_location(x, available, labeled, 25, keys, 1)
+
+
+@pytest.mark.parametrize("shift", [0, 5])
+def test_first_bounds_are_never_below_what_they_bound_and_close_to_it(shift):
+    rng = np.random.default_rng(8)
+    tiled = cut((rng.normal(size=(1_500, 20)) + shift).astype(np.float32))  # two runs of tiles and a bit
+    everything = list(range(1_500))
+    best = tiles.nearest(tiled, tiled.take(np.arange(3)))[0]
+    best[:3] = 0
+    exact = np.array(tiles.gains(tiled, everything, tiled.lanes(best)))
+    bounds = gain_bounds(tiled, tiled.lanes(best))
+    assert (bounds >= exact).all()
+    assert (bounds - exact).mean() < 0.02 * exact.mean()
+    counted, radius = tiled.lanes(best > 12), np.float32(15)
+    exact = np.array(tiles.ball_counts(tiled, everything, counted, squared_radius=radius))
+    bounds = count_bounds(tiled, counted, squared_radius=radius)
+    assert (bounds >= exact).all()
+    assert (bounds - exact).mean() < 0.02 * exact.mean()
 
 
 # ---- BADGE
