@@ -22,10 +22,9 @@ from svp_nlp.arrays import IntK
 from svp_nlp.errors import RunError
 from svp_nlp.files import atomic_directory
 from svp_nlp.models.devices import to_device
+from svp_nlp.strategies.base import DYNAMICS as DYNAMICS
 
-CORRECT, LOGIT_MARGIN = "correct", "logit_margin"
-GOLD_PROBABILITY, ERROR_NORM = "gold_probability", "error_norm"
-DYNAMICS = (CORRECT, LOGIT_MARGIN, GOLD_PROBABILITY, ERROR_NORM)
+CORRECT, LOGIT_MARGIN, GOLD_PROBABILITY, ERROR_NORM = DYNAMICS
 
 _POSITIONS = "positions"
 

@@ -18,7 +18,7 @@ from svp_nlp.errors import BudgetError, SignalError
 from svp_nlp.strategies.topk import top_k
 
 KEYS = "keys"  # the one signal that every pool has: a uint64 per row, from its id
-# What a training tells of each labelled row, epoch by epoch, as [N, E].
+# What a training tells of each labelled row, epoch by epoch, as [N, E]; models/dynamics.py records it.
 DYNAMICS = ("correct", "logit_margin", "gold_probability", "error_norm")
 
 
