@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from svp_nlp.oracles.column import ColumnOracle
+from svp_nlp.report_thumbnails import thumbnail
 from svp_nlp.strategies import get_strategy, top_k
 from svp_nlp.strategy_spec import StrategySpec
 from svp_nlp.workspace import Round, Workspace
@@ -40,7 +41,7 @@ def _rows(
     workspace: Workspace, positions: npt.NDArray[np.int64], scores_N: npt.NDArray[np.float32] | None
 ) -> list[dict[str, Any]]:
     assert isinstance(workspace.oracle, ColumnOracle)
-    texts = workspace.pool.take(positions).column("text").to_pylist()
+    shown = [_shown(value) for value in workspace.pool.take(positions).column(0).to_pylist()]
     ids = workspace.pool.ids(positions).to_pylist()
     answers = workspace.oracle.answers(positions)
     return [
@@ -49,10 +50,15 @@ def _rows(
             "id": id_,
             "score": None if scores_N is None or np.isinf(scores_N[position]) else float(scores_N[position]),
             "label": workspace.class_names[int(label)],
-            "text": text[:_SHOWN_CHARACTERS],
+            **fields,
         }
-        for position, id_, label, text in zip(positions, ids, answers, texts, strict=True)
+        for position, id_, label, fields in zip(positions, ids, answers, shown, strict=True)
     ]
+
+
+def _shown(value: str | bytes) -> dict[str, str]:
+    """A text, or an image as a small data URI."""
+    return {"text": value[:_SHOWN_CHARACTERS]} if isinstance(value, str) else {"image": thumbnail(value)}
 
 
 def lineage_row(base: dict[str, Any], round_: Round) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from svp_nlp.models.base import LearnerSpec, TrainingSpec
 from svp_nlp.prepare import prepare
 from svp_nlp.probe import Probe, probe
 from svp_nlp.recipe import Recipe
+from svp_nlp.sizes import resolve_size
+from svp_nlp.strategy_spec import StrategySpec
 
 
 @dataclass(frozen=True)
@@ -112,28 +114,42 @@ def _publishing(recipe: Recipe, rounds: int) -> list[str]:
 def _count(recipe: Recipe, data: Data, *, sizes: list[int], initial: int, target_sizes: list[int]) -> dict[str, Work]:
     """The work of each role, over all arms and seeds."""
     fits: dict[str, set[tuple[str, int]]] = {"proxy": set(), "target": set()}
-    scored: dict[str, set[tuple[str, int]]] = {"proxy": set(), "target": set()}
+    scored: dict[str, dict[tuple[str, int, str], int]] = {"proxy": {}, "target": {}}  # by whom and for what: rows
     everything = int(np.count_nonzero(data.available_N))
     for arm in arms_of(recipe):
         if arm.strategy.strategy.needs_model:
             role = "target" if arm.selector == "target_selects" else "proxy"
             if recipe.mode == "core_set":
-                used = {("full", everything)}
+                used = [("full", everything)]
             else:
-                used = {(arm.name if number else "start", size) for number, size in enumerate([initial, *sizes[:-1]])}
-            fits[role] |= used
-            scored[role] |= used
+                used = [(arm.name if number else "start", size) for number, size in enumerate([initial, *sizes[:-1]])]
+            fits[role] |= set(used)
+            for place, size in used:
+                for what, rows in _looked_at(arm.strategy, data, everything, labeled=size).items():
+                    scored[role][place, size, what] = rows
         fits["target"] |= {("start" if size == initial else arm.name, size) for size in target_sizes}
     work = {}
     for role, spec in (("proxy", recipe.proxy), ("target", recipe.target)):
-        encoded, tuned = _encodings(spec, fits[role], scored[role], data, seeds=len(recipe.seeds))
+        by_model = {(place, size) for place, size, _ in scored[role]}
+        encoded, tuned = _encodings(spec, fits[role], by_model, data, seeds=len(recipe.seeds))
         work[role] = Work(
             sizes=[size for _, size in sorted(fits[role])] * len(recipe.seeds),
-            scored=len(scored[role]) * len(data.pool) * len(recipe.seeds),
+            scored=sum(scored[role].values()) * len(recipe.seeds),
             encoded=encoded,
             tuned=tuned,
         )
     return work
+
+
+def _looked_at(spec: StrategySpec, data: Data, everything: int, *, labeled: int) -> dict[str, int]:
+    """Rows that a model scores for one round, by pass; what a reduction will leave out is not known before."""
+    passes = {} if spec.scored_by is None else {"pool": len(data.pool)}  # one pass for all that look at the whole pool
+    if spec.strategy.kind == "setwise":
+        rows = (
+            everything - labeled if spec.candidates is None else resolve_size(spec.candidates, everything, spec.title)
+        )
+        passes[spec.title] = rows + (labeled if spec.strategy.uses_labeled else 0)
+    return passes
 
 
 def _encodings(

@@ -34,7 +34,7 @@ from svp_nlp.pool import Pool
 from svp_nlp.run import Run, Step, library_versions
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.store import SignalStore
-from svp_nlp.strategies import Picks, select, top_k
+from svp_nlp.strategies import Picks, Strategy, select, top_k
 from svp_nlp.strategies.strata import stratified
 from svp_nlp.strategy_spec import StrategySpec
 
@@ -234,8 +234,13 @@ def rank(
     if strategy.options:
         inputs["options"] = strategy.options
 
+    ranks = workspace.run.ranks
+    together = ranks.world_size > 1 and strategy.strategy.over_ranks is not None
+
     def do(path: Path) -> Mapping[str, Any]:
         picks = _pick(workspace, strategy, scored, labels=labels, budget=budget)
+        if not ranks.is_main:
+            return {}
         lineage = Lineage(
             pool={**ref.meaning, "rows": len(pool), "fingerprint": pool.fingerprint},
             strategy=strategy.name,
@@ -254,7 +259,7 @@ def rank(
         selection.save(path)
         return {"fingerprint": selection.fingerprint, "picked": len(selection), "labeled_size": lineage.labeled_size}
 
-    step = workspace.step(f"{name}/selection", inputs, do)
+    step = workspace.step(f"{name}/selection", inputs, do, together=together)
     return Selection.load(step.path), step.seconds
 
 
@@ -276,9 +281,13 @@ def _pick(workspace: Workspace, spec: StrategySpec, scored: Scored | None, *, la
         arrays: dict[str, Any] = {"keys": keys_R}
         if signals is not None:
             arrays |= {name: signals[name] for name in strategy.signals}
-        picks = select(
-            strategy, arrays, budget=budget, seed=seed, available=available_R, labeled=labeled_R, keys=keys_R
-        )
+        if strategy.over_ranks is not None and workspace.run.ranks.world_size > 1:
+            positions_K = _pick_over_ranks(workspace, strategy, arrays, available_R, labeled_R, budget=budget)
+            picks = Picks(positions_K, None, strategy.name)
+        else:
+            picks = select(
+                strategy, arrays, budget=budget, seed=seed, available=available_R, labeled=labeled_R, keys=keys_R
+            )
     else:  # the scores are there already: only the cut is left
         scores_R = signals[strategy.name]
         if spec.strata is None:
@@ -294,6 +303,32 @@ def _pick(workspace: Workspace, spec: StrategySpec, scored: Scored | None, *, la
     if scored is None or scored.rows is None:
         return picks
     return dataclasses.replace(picks, positions_K=scored.rows.positions_R[picks.positions_K])
+
+
+def _pick_over_ranks(
+    workspace: Workspace,
+    strategy: Strategy,
+    arrays: Mapping[str, Any],
+    available_R: BoolN,
+    labeled_R: BoolN,
+    *,
+    budget: int,
+) -> IntK:
+    """The picks of `select`, found by all processes together: each looks at one stretch of the rows."""
+    from svp_nlp.models.devices import process_state
+    from svp_nlp.strategies.kcenters_torch import torch_exchange
+
+    process_state()  # opens the process group, where nothing has been trained together yet
+    ranks, assigned = workspace.run.ranks, strategy.over_ranks
+    assert assigned is not None
+    edges = np.linspace(0, len(available_R), ranks.world_size + 1).astype(np.int64)
+    mine = slice(edges[ranks.rank], edges[ranks.rank + 1])
+    owners_K, positions_K = assigned(
+        *(arrays[name][mine] for name in strategy.signals), available_N=available_R[mine], labeled_N=labeled_R[mine],
+        budget=budget, keys_N=arrays["keys"][mine], seed=workspace.seed, rank=ranks.rank, exchange=torch_exchange(),
+    )  # fmt: skip
+    found_K: IntK = edges[owners_K] + positions_K
+    return found_K
 
 
 def ask(workspace: Workspace, name: str, selection: Selection) -> LabelSet:

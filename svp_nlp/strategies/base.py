@@ -33,6 +33,7 @@ class Strategy:
     source: str
     function: Callable[..., Any]
     uses_labeled: bool = False  # a setwise one that wants the signals of labelled rows as well
+    over_ranks: Callable[..., Any] | None = None  # the same picks, each process with a part of the rows
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -88,7 +89,9 @@ def pointwise(*signals: str, source: str, seeded: bool = False) -> Callable[[Cal
     return wrap
 
 
-def setwise(*signals: str, source: str, uses_labeled: bool = False) -> Callable[[Callable[..., Any]], Strategy]:
+def setwise(
+    *signals: str, source: str, uses_labeled: bool = False, over_ranks: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Strategy]:
     """Declare a function that picks a set, in the order of picking.
 
     It is called as `f(*signals, available_N=, labeled_N=, budget=, keys_N=, seed=) -> positions_K`. The masks exclude
@@ -100,10 +103,12 @@ def setwise(*signals: str, source: str, uses_labeled: bool = False) -> Callable[
         signals: names of the signals, in the order of the function's arguments.
         source: paper, and what differs from it.
         uses_labeled: it looks at labelled rows; where False, their signals may be missing from the arrays.
+        over_ranks: finds the same picks where each process of a launch has a part of the rows: called with `rank=` and
+            `exchange=` besides, it returns ranks and positions there.
     """
 
     def wrap(function: Callable[..., Any]) -> Strategy:
-        return Strategy(function.__name__, "setwise", signals, True, source, function, uses_labeled)
+        return Strategy(function.__name__, "setwise", signals, True, source, function, uses_labeled, over_ranks)
 
     return wrap
 

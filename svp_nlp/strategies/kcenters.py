@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from svp_nlp.arrays import BoolN, FloatND, IntK, IntN, UIntN, keyed_hash
 from svp_nlp.strategies.base import setwise
+from svp_nlp.strategies.kcenters_ranks import greedy_k_centers_ranks
 from svp_nlp.strategies.kcenters_rows import (
     Frame,
     check_embeddings,
@@ -33,6 +34,7 @@ _GPU_WORK = 1e11
     source="Sener & Savarese 2018, algorithm 1 (k-Center-Greedy). The authors of SVP start a core-set from 1,000 "
     "random rows, at first beside the budget; here it starts from the labelled rows or from one row",
     uses_labeled=True,
+    over_ranks=greedy_k_centers_ranks,
 )
 def greedy_k_centers(
     embeddings_ND: FloatND, *, available_N: BoolN, labeled_N: BoolN, budget: int, keys_N: UIntN, seed: int

@@ -64,7 +64,7 @@ def recipe(tmp_path: Path) -> Path:
         "test": {},
         "proxy": {**transformer, "training": training},
         "target": {**transformer, "training": training},
-        "strategies": ["margin"],
+        "strategies": ["margin", {"name": "greedy_k_centers", "prefilter": "margin", "candidates": 90}],
         "initial": 20,
         "labeled_sizes": [40, 61],
         "train_target_at": [61],
