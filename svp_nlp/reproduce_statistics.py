@@ -6,6 +6,7 @@ A *cell* is a row of the table (a proxy) at one budget. Everything is computed f
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -187,8 +188,14 @@ def build_table(results: Mapping[str, Any]) -> Table:
         seeds=tuple(sorted({row["seed"] for run in rows.values() for row in run["rounds"]})),
         everything_error=None if full is None else stat(full.errors.get(everything, {}).values()),
         everything_seconds=None if full is None else stat(full.target_seconds.get(everything, {}).values()),
-        warnings=tuple(f"{name}: {text}" for name, run in runs.items() for text in run.get("warnings") or ()),
+        warnings=tuple(_warnings(runs)),
     )
+
+
+def _warnings(runs: Mapping[str, Any]) -> list[str]:
+    """What the runs warned of, each text once: several seeds say the same."""
+    counts = Counter(f"{name}: {text}" for name, run in runs.items() for text in run.get("warnings") or ())
+    return [text if times == 1 else f"{text} ({times} times)" for text, times in counts.items()]
 
 
 def _check_starts(rows: Mapping[str, Any]) -> None:

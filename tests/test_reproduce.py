@@ -230,6 +230,50 @@ def test_an_interrupted_table_goes_on_to_the_same_numbers(
     assert [cell.proxy_error for cell in tables[0].cells] == [cell.proxy_error for cell in tables[1].cells]
 
 
+def core_set_run(selectors: dict[str, tuple[float, float, float]], size: int) -> dict[str, Any]:
+    """A run of two seeds; selector -> seconds of selection, seconds of the target, error (of seed 1: a tenth more)."""
+    rounds, rows = [], []
+    for (selector, (selecting, training, error)), seed in itertools.product(selectors.items(), (0, 1)):
+        strategy = "random" if selector == "random" else "forgetting_events"
+        base = {"seed": seed, "selector": selector, "strategy": strategy, "labeled_size": size}
+        cost = {"proxy_seconds": selecting, "scoring_seconds": 0.0, "ranking_seconds": 0.0}
+        rounds.append({**base, "round": 1, "picked": size, "fingerprint": "f", **cost})
+        rows.append({**base, "error": error * (1 + seed / 10), "target_seconds": training})
+    recipe = {"pool": {"image_column": "img"}, "baselines": list(selectors)}
+    return {
+        "format": 1, "name": "x", "mode": "core_set", "created": "2026-11-23T00:00:00Z", "svp_nlp": "0.1.0",
+        "machine": {"cpu": "A", "gpu": None}, "versions": {}, "warnings": [], "rounds": rounds, "rows": rows,
+        "recipe": {**recipe, "proxy": {"kind": "resnet"}, "target": {"kind": "resnet", "training": {
+            "mixed_precision": "bf16", "schedule": [{"epochs": 7, "learning_rate": 0.1}]}}},
+        "pool": {"path": "p", "split": "train", "usable": 100, "class_names": ["a", "b"], "fingerprint": "f",
+                 "class_counts": {"a": 60, "b": 40}},
+        "test": {"path": "p", "split": "test", "rows": 9, "fingerprint": "g"},
+    }  # fmt: skip
+
+
+def test_a_core_set_is_compared_with_training_on_everything(tmp_path: Path) -> None:
+    selectors = {"proxy": (2.0, 10.0, 0.10), "target_selects": (20.0, 10.0, 0.10), "random": (0.0, 10.0, 0.2)}
+    results = {
+        "format": 1, "table": "t", "title": "T", "scale": "gpu", "says": "as published",
+        "data": {"given": None, "note": None},
+        "rows": [
+            {"name": "coreset_cifar10", "role": "row", "run": core_set_run(selectors, 50)},
+            {"name": "all", "role": "everything", "run": core_set_run({"random": (0.0, 24.0, 0.06)}, 100)},
+        ],
+    }  # fmt: skip
+    table = build_table(results)
+    [cell] = table.cells
+    assert cell.selection_speedup == Stat(10.0, 0.0, 2)
+    assert cell.total_speedup == Stat(2.0, 0.0, 2)
+    assert cell.to_random is not None and list(cell.to_random.by_seed.values()) == pytest.approx([-0.1, -0.11])
+    assert (cell.verdict, cell.published.total_speedups) == ("open", {50: 1.6})
+    assert table.everything_error is not None and table.everything_error.mean == pytest.approx(0.063)
+    (tmp_path / "file.json").write_text(json.dumps(results))
+    shown = " ".join(svp("--from", tmp_path / "file.json").stdout.split())
+    assert "100 images, 7 epochs of the target" in shown and "target bf16" in shown
+    assert "over training the target on all data" in shown and "trained on all data is wrong on 6.3 ± 0.4 %" in shown
+
+
 # what it refuses
 
 
