@@ -70,7 +70,7 @@ def gain_bounds(tiles: Tiles, best_TB: npt.NDArray[np.float32]) -> Bounds:
         tiles_kernels.pair_gains(
             products_IJ, norms_M[rows_I], norms_M[rows_J], best_M[rows_I], best_M[rows_J], sums_I, sums_J
         )
-        _add(sums_M, (rows_I, sums_I), (rows_J, sums_J))
+        _add(sums_M, rows_I, sums_I, rows_J, sums_J)
     return sums_M[: tiles.count]
 
 
@@ -84,15 +84,15 @@ def count_bounds(tiles: Tiles, counted_TB: npt.NDArray[np.bool_], *, squared_rad
             products_IJ, norms_M[rows_I], norms_M[rows_J], counted_M[rows_I], counted_M[rows_J], sums_I, sums_J,
             squared_radius,
         )  # fmt: skip
-        _add(sums_M, (rows_I, sums_I), (rows_J, sums_J))
+        _add(sums_M, rows_I, sums_I, rows_J, sums_J)
     return sums_M[: tiles.count]
 
 
-def _add(sums_M: Bounds, *parts: tuple[slice, FloatN]) -> None:
-    (rows_I, _), (rows_J, sums_J) = parts
-    # A run with itself has every pair twice already. 1.001: a float32 sum of 1,024 terms may be too small by 6e-5.
-    for rows, sums in parts if rows_I != rows_J else ((rows_J, sums_J),):
-        sums_M[rows] += sums * np.float64(1.001)
+def _add(sums_M: Bounds, rows_I: slice, sums_I: FloatN, rows_J: slice, sums_J: FloatN) -> None:
+    margin = np.float64(1.001)  # a float32 sum of 1,024 terms may be too small by 6e-5 of itself
+    sums_M[rows_J] += sums_J * margin
+    if rows_I != rows_J:  # a run with itself has every pair both ways already
+        sums_M[rows_I] += sums_I * margin
 
 
 def _pairs(tiles: Tiles) -> Iterator[tuple[slice, slice, FloatKD, FloatN]]:

@@ -46,9 +46,6 @@ def blobs(sizes: list[int], seed: int = 0, spread: float = 0.1) -> tuple[np.ndar
     return (centers[corner] + spread * rng.normal(size=(len(corner), len(sizes)))).astype(np.float32), corner
 
 
-# ---- kernels
-
-
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31), rows=st.integers(1, 300), width=st.integers(1, 9), others=st.integers(1, 5))
 def test_tiles_give_the_distances_and_products_of_numpy(seed, rows, width, others):
@@ -107,9 +104,6 @@ def test_kmeans_of_few_different_rows_makes_no_more_clusters_than_there_are():
     assert sorted(np.bincount(labels)) == [50, 50, 50]
 
 
-# ---- facility location
-
-
 def plain_facility_location(x, available, labeled, budget, keys, seed):
     used = available | labeled
     distances = ((x[:, None].astype(np.float64) - x[None]) ** 2).sum(axis=2)
@@ -165,9 +159,6 @@ def test_first_bounds_are_never_below_what_they_bound_and_close_to_it(shift):
     assert (bounds - exact).mean() < 0.02 * exact.mean()
 
 
-# ---- BADGE
-
-
 def explicit_badge(probs, x, available, budget, keys, seed):
     order = hash_order(available, keys, seed)
     errors = probs.astype(np.float64) - np.eye(probs.shape[1])[probs.argmax(axis=1)]
@@ -204,9 +195,6 @@ def test_badge_draws_in_proportion_to_the_squared_distance_and_has_no_centre_at_
     np.testing.assert_allclose(share, np.array([0, 9, 25, 17]) / 51, atol=0.05)
 
 
-# ---- Cluster-Margin
-
-
 def round_robin(cluster, margins, available, budget, keys, seed):
     order = hash_order(available, keys, seed)
     smallest = sorted(order, key=lambda row: margins[row])[: 10 * budget]
@@ -235,9 +223,6 @@ def test_cluster_margin_goes_round_the_clusters_of_the_smallest_margins(monkeypa
     assert picks.positions_K.tolist() == expected
 
 
-# ---- TypiClust
-
-
 def test_typiclust_takes_the_most_typical_of_the_largest_clusters_with_the_fewest_labels():
     sizes = [60, 50, 40, 30, 4]
     x, corner = blobs(sizes, seed=4, spread=1.0)
@@ -263,9 +248,6 @@ def test_typiclust_goes_round_again_when_there_are_more_picks_than_clusters(monk
     picked = corner[select("typiclust", {"embeddings": x}, budget=40).positions_K]
     assert picked[:20].tolist() == [1, 0] * 10
     assert (picked[20:] == 1).all()
-
-
-# ---- ProbCover
 
 
 def test_prob_cover_hits_each_of_six_clusters_with_six_picks():
@@ -319,9 +301,6 @@ def test_the_radius_is_the_largest_at_which_95_percent_of_the_balls_are_pure():
         )
 
     assert purity(np.nextafter(radius, np.float32(9))) < 0.95 <= purity(radius)
-
-
-# ---- all of them
 
 
 def signals_of(name: str, rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
