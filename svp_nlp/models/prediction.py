@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -54,29 +56,38 @@ def predict(
         order_N = np.argsort(examples.lengths_N, kind="stable").astype(np.int64, copy=False)
     batches = [order_N[start : start + batch_size] for start in range(0, num_rows, batch_size)]
     place = next((p.device for p in model.parameters()), torch.device("cpu"))
-    probs_NC: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None = None
-    embeddings_ND: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None = None
+    results: list[npt.NDArray[np.float32] | None] = [None, None]  # probabilities, embeddings
+
+    def keep(rows_B: IntK, outputs: Sequence[Tensor]) -> None:
+        for number, values in enumerate(outputs):
+            values_BX = values.cpu().numpy()  # waits for the device
+            if results[number] is None:
+                results[number] = np.empty((num_rows, values_BX.shape[1]), dtype=np.float32)
+            results[number][rows_B] = values_BX  # type: ignore[index]
+
     cast = torch.autocast(place.type, torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode(), cast, clear_errors("predict", f"set {size_option} below {batch_size}"):
+            waiting: tuple[IntK, list[Tensor]] | None = None
             for rows_B in batches:
                 inputs = to_device(examples.collate(rows_B, rng=None), place)
                 if embeddings:
                     logits_BC, embeddings_BD = model(**inputs, embeddings=True)
-                    if embeddings_ND is None:
-                        embeddings_ND = np.empty((num_rows, embeddings_BD.shape[1]), dtype=np.float32)
-                    embeddings_ND[rows_B] = embeddings_BD.float().cpu().numpy()
+                    outputs = [logits_BC.float().softmax(-1), embeddings_BD.float()]
                 else:
-                    logits_BC = logits_of(model(**inputs))
-                if probs_NC is None:
-                    probs_NC = np.empty((num_rows, logits_BC.shape[1]), dtype=np.float32)
-                probs_NC[rows_B] = logits_BC.float().softmax(-1).cpu().numpy()
+                    outputs = [logits_of(model(**inputs)).float().softmax(-1)]
+                # A GPU is still at work on this batch while the one before is read and the next one is collated.
+                if waiting is not None:
+                    keep(*waiting)
+                waiting = rows_B, outputs
+            assert waiting is not None
+            keep(*waiting)
     finally:
         model.train(was_training)
-    assert probs_NC is not None
-    return Prediction(probs_NC, embeddings_ND)
+    assert results[0] is not None
+    return Prediction(results[0], results[1])
 
 
 def logits_of(output: object) -> Tensor:
