@@ -11,6 +11,7 @@ computed from it anew; what would name this machine's folders, or rows of the da
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -160,7 +161,7 @@ def read_results(path: Path) -> Table:
 
     Raises:
         RecipeError: no such file, or not JSON.
-        RunError: not a results file of ours.
+        RunRefused: not a results file of ours.
     """
     try:
         results = json.loads(path.read_bytes())
@@ -187,7 +188,8 @@ def _without_folders(value: Any, meaning: Mapping[str, Any]) -> Any:
             return [cut(entry) for entry in inner]
         if isinstance(inner, str):
             for path in sorted(paths, key=len, reverse=True):
-                inner = inner.replace(path, Path(path).expanduser().resolve().name)
+                if inner == path or len(Path(path).parts) > 1:  # `.` stands in many texts
+                    inner = inner.replace(path, Path(path).expanduser().resolve().name)
         return inner
 
     return cut(value)
@@ -197,11 +199,19 @@ def _save(found: Table, directory: Path) -> dict[str, Path]:
     results = found.results
     run = results["rows"][0]["run"]
     stem = f"{results['table']}-{results['scale']}-{_machine_name(run['machine'])}-{run['created'][:10]}"
-    paths = {"json": directory / f"{stem}.json", "md": directory / f"{stem}.md"}
+    for number in itertools.count(1):
+        name = stem if number == 1 else f"{stem}-{number}"
+        paths = {"json": directory / f"{name}.json", "md": directory / f"{name}.md"}
+        if not paths["json"].exists() or _begun(read_json(paths["json"])) == _begun(results):
+            break  # results of other runs are kept
     with disk_errors(directory):
         write_json(paths["json"], results)
         write_text(paths["md"], markdown_of(found))
     return paths
+
+
+def _begun(results: Mapping[str, Any]) -> list[str]:
+    return [entry["run"]["created"] for entry in results["rows"]]
 
 
 def _machine_name(machine: Mapping[str, Any]) -> str:

@@ -210,6 +210,19 @@ def test_what_is_finished_is_read_and_not_run_again(place: Path, done: Any) -> N
     assert "made of words" in again.stdout
 
 
+def test_results_of_other_runs_are_never_overwritten(place: Path, done: Any, tmp_path: Path) -> None:
+    [before] = (place / "results").glob("*.json")
+    other = json.loads(before.read_text())
+    other["rows"][0]["run"]["created"] = "2020-01-01T00:00:00Z"
+    (tmp_path / before.name).write_text(json.dumps(other))
+    arguments = [place / "toys.yaml", "--scale", "cpu", "--data", place / "toys", "--run-dir", place / "runs",
+                 "--results", tmp_path]  # fmt: skip
+    for _ in range(2):
+        assert svp(*arguments).exit_code == 0
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == [f"{before.stem}-2.json", before.name]
+    assert json.loads((tmp_path / before.name).read_text()) == other
+
+
 def test_an_interrupted_table_goes_on_to_the_same_numbers(
     place: Path, done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,12 +314,13 @@ def test_a_run_of_another_protocol_is_refused(place: Path, done: Any) -> None:
         (["--from", "nothing.json"], "No such file"),
         (["--from", "nothing.json", "--dry-run"], "leave the other options out"),
         (["--from", "{table}"], "is not JSON"),
+        (["--from", "{full}/other.json"], "not results of svp reproduce"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_work(arguments: list[str], message: str, place: Path, tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
-    (full / "file").touch()
+    (full / "other.json").write_text('{"format": 1, "rows": [{}]}')
     found = svp(*(one.format(table=place / "toys.yaml", full=full) for one in arguments))
     assert found.exit_code == 2
     assert message in found.stderr
