@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from svp_nlp.errors import ModelError
 from svp_nlp.models.base import LearnerSpec
 from svp_nlp.models.classifiers import WithFeatures, names_of
-from svp_nlp.models.devices import seeded
+from svp_nlp.models.devices import device, seeded
 from svp_nlp.models.finetuning import FineTuningSpec, draw_head
 from svp_nlp.models.image import EvaluationTransform, TrainTransform
 from svp_nlp.models.image_processor import FILE as PROCESSOR_FILE
@@ -34,6 +34,7 @@ from svp_nlp.models.pretrained import (
 log = logging.getLogger(__name__)
 
 _CLASSIFIER = "ForImageClassification"
+_SAFE_CHANNELS = 16  # what a processor with AVX-512 takes at once; 8 with AVX2
 
 # He et al. 2015 (arXiv 1512.03385), table 1, with the stride of a bottleneck in its 3 x 3 convolution as torchvision
 # has it: 11,689,512, 21,797,672 and 25,557,032 parameters for 1,000 classes.
@@ -224,8 +225,24 @@ def make_image_classifier(spec: ImageTransformerSpec, class_names: tuple[str, ..
             )
             if not kept:
                 draw_head(model)
+    _check_widths(model, name=name)
     _check_takes(model, pixels, name=name, num_classes=len(class_names))
     return ImageClassifier(model.to(memory_format=torch.channels_last), pixels, revision)
+
+
+def _check_widths(model: Any, *, name: str) -> None:
+    """Raises ModelError for a convolution whose training on a CPU writes beyond its memory.
+
+    With channels innermost, as images come: https://github.com/uxlfoundation/oneDNN/issues/6035.
+    """
+    for path, layer in model.named_modules():
+        if not isinstance(layer, torch.nn.Conv2d) or layer.kernel_size != (1, 1) or max(layer.stride) == 1:
+            continue
+        if layer.in_channels // layer.groups < _SAFE_CHANNELS and device().type == "cpu":
+            raise ModelError(
+                f"{name}: {path} is a 1 x 1 convolution with a stride on {layer.in_channels // layer.groups} channels, "
+                f"which crashes torch on a CPU; make it at least {_SAFE_CHANNELS} wide, or use a GPU"
+            )
 
 
 def _check_takes(model: Any, pixels: Pixels, *, name: str, num_classes: int) -> None:

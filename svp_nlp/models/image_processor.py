@@ -87,7 +87,7 @@ def _parse(values: Mapping[str, Any], where: str) -> Pixels:
         size, evaluation, resize_to = _size(values)
         mean, std = _levels(values)
         return Pixels(size, evaluation, resize_to, mean, std)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{where} is not understood ({type(error).__name__}: {error}); expected size, image_mean and image_std as "
             "transformers writes them: mend it, or name another model"
