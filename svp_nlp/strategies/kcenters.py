@@ -163,7 +163,7 @@ def choose_variant(problem: Problem, budget: int) -> str:
         return "blocks"
     if work < _SMALL_WORK or num_rows <= 2 * _PROBE_CENTRES:
         return "pruned"
-    some = slice(None, None, max(1, num_rows // _PROBE_ROWS))
+    some = np.arange(0, num_rows, max(1, num_rows // _PROBE_ROWS))
     probe = replace(
         problem, available_R=problem.available_R[some], hash_R=problem.hash_R[some], labeled_L=problem.labeled_L[:0]
     )

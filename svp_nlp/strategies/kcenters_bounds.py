@@ -22,7 +22,7 @@ from svp_nlp.strategies.kcenters_rows import Frame, chunks, squares, take
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
 CENTRES_PER_PRODUCT = 512
-_ROWS_PER_PRODUCT = 2048
+_ROWS_PER_PRODUCT = 1024
 _NO_HASH = np.uint64(2**64 - 1)
 
 

@@ -97,14 +97,12 @@ def smallest(products_KB: Any, squares_K: Any, crosses_K: Any, radii_B: Any, out
 def settle(
     products_KM: Any, centres_KD: Any, members_MD: Any, centre_squares_K: Any, member_squares_M: Any, bound_3: Any,
     unit: float, first: int, covered_M: Any, upper_M: Any, value_M: Any,
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """Lower value_M to the smallest canonical distance, times `unit`, to some centres, numbered from `first` on.
 
     Centres whose number is below covered_M are in value_M already; those that are surely farther than what is known
-    (the lesser of value_M and upper_M, a bound of the final value) are passed over. Returns how many canonical
-    distances it computed.
+    (the lesser of value_M and upper_M, a bound of the final value) are passed over.
     """
-    computed = 0
     cross_factor, square_factor, floor = bound_3[0], bound_3[1], bound_3[2]
     for k in range(len(centres_KD)):
         centre_square = centre_squares_K[k]
@@ -114,11 +112,9 @@ def settle(
             slack = square_factor * squares + cross_factor * centre_radius * np.sqrt(member_squares_M[i]) + floor
             known = min(value_M[i], upper_M[i])
             if squares + products_KM[k, i] - slack <= known and first + k >= covered_M[i]:
-                computed += 1
                 value = unit * distance(centres_KD, k, members_MD, i)
                 if value < value_M[i]:
                     value_M[i] = value
-    return computed
 
 
 @_jit
