@@ -7,8 +7,10 @@ one row here.
 from __future__ import annotations
 
 import importlib
+import io
+import itertools
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from svp_nlp.errors import ModelError, RecipeError
@@ -59,30 +61,58 @@ def make_learner(spec: LearnerSpec | str, /, **options: Any) -> Learner:
     return learner
 
 
-def classify(predictor: Predictor, texts: Iterable[str], *, rows_per_batch: int = 1024) -> list[tuple[str, float]]:
-    """The most likely class of each text, with its probability.
+def classify(predictor: Predictor, rows: Iterable[Any], *, rows_per_batch: int = 1024) -> list[tuple[str, float]]:
+    """The most likely class of each text or image, with its probability.
 
     Args:
         predictor: what `load_predictor` or `Learner.fit` gave.
-        texts: of one row each; where the model read several columns, joined by a space.
-        rows_per_batch: texts given to the model at once.
+        rows: what it reads. Texts of one row each; where the model read several columns, joined by a space. Or images,
+            as paths, encoded bytes, or PIL images. A single one may stand for itself.
+        rows_per_batch: given to the model at once.
     Raises:
-        ModelError: something that is no text.
+        ModelError: something that is no text, or no image; or a file that cannot be read.
+        PoolError: an image that cannot be decoded.
     """
     import pyarrow as pa
 
-    from svp_nlp.pool import TEXT
+    from svp_nlp.pool import IMAGE, TEXT
 
-    try:
-        column = pa.array([texts] if isinstance(texts, str) else list(texts), pa.large_string())
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ModelError(f"classify takes texts ({error}); expected a list of str") from None
-    found = []
-    for start in range(0, len(column), rows_per_batch):
-        probs_BC = predictor.predict(pa.table({TEXT: column[start : start + rows_per_batch]})).probs_BC
+    is_one = isinstance(rows, str | bytes | PurePath) or not isinstance(rows, Iterable)
+    left, found = iter([rows] if is_one else rows), list[tuple[str, float]]()
+    spec: LearnerSpec | None = getattr(predictor, "spec", None)
+    reads_images = spec is not None and spec.reads == IMAGE
+    while batch := list(itertools.islice(left, rows_per_batch)):
+        if reads_images:
+            table = pa.table({IMAGE: pa.array([_encoded(image) for image in batch], pa.large_binary())})
+        else:
+            try:
+                table = pa.table({TEXT: pa.array(batch, pa.large_string())})
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise ModelError(f"classify takes texts ({error}); expected a list of str") from None
+        probs_BC = predictor.predict(table).probs_BC
         best_B = probs_BC.argmax(axis=1)
         found += [(predictor.class_names[c], float(probs_BC[row, c])) for row, c in enumerate(best_B.tolist())]
     return found
+
+
+def _encoded(image: Any) -> bytes:
+    """The bytes of an image file; what is open already becomes one, upright."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | PurePath):
+        try:
+            return Path(image).expanduser().read_bytes()
+        except OSError as error:
+            raise ModelError(f"{image}: the image cannot be read ({error.strerror}); name a file") from None
+    from PIL import Image, ImageOps
+
+    if not isinstance(image, Image.Image):
+        raise ModelError(
+            f"classify takes images, found {type(image).__name__}; expected a list of paths, bytes, or PIL images"
+        )
+    upright, file = ImageOps.exif_transpose(image), io.BytesIO()
+    upright.save(file, "TIFF", compression="raw")  # takes 16 bits and CMYK as they are, which PNG does not
+    return file.getvalue()
 
 
 def load_predictor(directory: str | Path) -> Predictor:

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from planted import check_probs, planted, rows
 from toy import CLASS_NAMES, toy_rows
 from toy_images import image_rows, toy_images
 
-from svp_nlp.errors import Interrupted, ModelError, RecipeError, TrainingError
+from svp_nlp.errors import Interrupted, ModelError, PoolError, RecipeError, TrainingError
 from svp_nlp.models import LEARNERS, classify, load_predictor, make_learner, spec_classes
 from svp_nlp.models import fasttext_native as native
 from svp_nlp.models.base import FitContext, Labeled
@@ -57,6 +58,7 @@ OPTIONS = {
 KINDS = sorted(LEARNERS)
 READS = {kind: spec_class.reads for kind, spec_class in spec_classes().items()}
 TEXT_KINDS = [kind for kind in KINDS if READS[kind] == "text"]
+IMAGE_KINDS = [kind for kind in KINDS if READS[kind] == "image"]
 # those whose arithmetic is our own: no bit depends on who works, and on how much at once
 EXACT = {
     "fasttext": ("fasttext", {}),
@@ -158,6 +160,44 @@ def test_texts_are_classified_by_name_as_predict_does(kind):
     assert classify(predictor, []) == []
     with pytest.raises(ModelError, match="expected a list of str"):
         classify(predictor, [1])
+
+
+@pytest.mark.parametrize("kind", IMAGE_KINDS)
+def test_images_are_classified_by_name_whether_files_bytes_or_open(kind, tmp_path):
+    predictor, (images, _) = once(kind), toy_images(3, seed=5)
+    probs_BC = predictor.predict(image_rows(images)).probs_BC
+    names = [predictor.class_names[c] for c in probs_BC.argmax(axis=1)]
+    expected = [(name, pytest.approx(p, abs=1e-6)) for name, p in zip(names, probs_BC.max(axis=1), strict=True)]
+    for number, image in enumerate(images):
+        (tmp_path / f"{number}.png").write_bytes(image)
+    opened = [Image.open(tmp_path / f"{number}.png") for number in range(3)]
+    files = sorted(tmp_path.iterdir())
+    for form in (images, files, [str(file) for file in files], opened):
+        assert classify(predictor, form, rows_per_batch=2) == expected
+        assert classify(predictor, form[0]) == expected[:1]
+    assert classify(predictor, []) == []
+    with pytest.raises(ModelError, match="classify takes images, found int"):
+        classify(predictor, [1])
+    with pytest.raises(ModelError, match=r"nothing\.png: the image cannot be read"):
+        classify(predictor, "nothing.png")
+    with pytest.raises(PoolError, match="is not an image"):
+        classify(predictor, b"text")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_an_open_image_is_what_its_file_is(mode, tmp_path):
+    levels = np.arange(16 * 16, dtype=np.uint16).reshape(16, 16) * 257
+    picture = Image.fromarray(levels) if mode == "I;16" else Image.fromarray((levels >> 8).astype(np.uint8))
+    picture = picture if mode == "I;16" else picture.convert("RGB").convert(mode)
+    picture.save(file := tmp_path / "a.tiff")
+    predictor = once("resnet")
+    with Image.open(file) as opened:
+        assert classify(predictor, opened) == classify(predictor, file) == classify(predictor, picture)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.convert("RGB").save(file := tmp_path / "a.png", exif=turned)
+    with Image.open(file) as opened:
+        assert classify(predictor, opened) == classify(predictor, file)
 
 
 @pytest.mark.parametrize("kind", KINDS)
