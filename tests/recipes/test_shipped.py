@@ -49,6 +49,7 @@ def test_all_recipes_are_there() -> None:
         "smoke/active_tfidf",
         "smoke/active_transformer",
         "smoke/coreset_fasttext_vdcnn",
+        "smoke/images_resnet",
     ]
 
 
