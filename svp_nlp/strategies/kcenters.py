@@ -23,8 +23,8 @@ from svp_nlp.strategies.kcenters_rows import (
     take,
 )
 
-_SMALL_WORK = 2e8  # distances times width; below, every way takes well under a second
-_PROBE_ROWS, _PROBE_CENTRES = 4096, 256
+_SMALL_WORK = 1e9  # distances times width; below, no way takes half a second
+_PROBE_ROWS, _PROBE_CENTRES = 2048, 256
 _BLOCK_OVERHEAD = 1.3  # exact distances of members, products among them
 _GPU_WORK = 1e11
 

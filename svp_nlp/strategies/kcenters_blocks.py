@@ -35,7 +35,7 @@ from svp_nlp.strategies.kcenters_rows import Frame, take
 
 Exchange: TypeAlias = Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]  # every rank's array, by rank
 
-BLOCK_MEMBERS = (64, 2048)  # the fewest and the most
+BLOCK_MEMBERS = (256, 2048)  # the fewest and the most
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ _intrinsic: Any = extending.intrinsic  # numba's own types are too narrow for wh
 cgutils: Any = _cgutils
 _njit: Any = nb.njit
 _LANES = 8
+_AHEAD = 8  # rows that are on their way from memory while one is worked on
 
 FREE, PICKED, BEHIND = 0, 1, 2  # what has become of a member of a block
 
@@ -81,6 +82,29 @@ def _distance(typing_context: Any, one: Any, row: Any, other: Any, place: Any) -
 
 
 distance: Any = _intrinsic(_distance)
+
+
+def _fetch(typing_context: Any, matrix: Any, row: Any) -> Any:
+    """Ask for matrix[row] of a float32 matrix ahead of its use; never faults."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        width = builder.extract_value(array.shape, 1)
+        start = builder.gep(array.data, [builder.mul(arguments[1], width)])
+        byte, flag = ir.PointerType(ir.IntType(8)), ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        )
+        line = ir.Constant(width.type, 16)  # floats of a cache line
+        with cgutils.for_range_slice(builder, ir.Constant(width.type, 0), width, line) as (column, _):
+            place = builder.bitcast(builder.gep(start, [column]), byte)
+            builder.call(function, [place, ir.Constant(flag, 0), ir.Constant(flag, 3), ir.Constant(flag, 1)])
+        return context.get_dummy_value()
+
+    return nb.void(matrix, nb.int64), generate
+
+
+fetch: Any = _intrinsic(_fetch)
 
 
 @_jit
@@ -219,8 +243,12 @@ def pick_pruned(
             if apart < 4.0 * radius_C[c] * margin:
                 kept = begin_C[c]
                 new_radius, new_farthest = -1.0, -1
-                for p in range(begin_C[c], begin_C[c] + size):
+                last = begin_C[c] + size
+                for p in range(begin_C[c], last):
                     row, value = row_P[p], value_P[p]
+                    ahead = p + _AHEAD
+                    if ahead < last and apart < 4.0 * value_P[ahead] * margin:
+                        fetch(source_ND, rows_R[row_P[ahead]])
                     if apart < 4.0 * value * margin:
                         pairs += 1
                         other = distance(source_ND, rows_R[row], source_ND, centre)
