@@ -36,7 +36,7 @@ def load_pool(
     rows: int | None = None,
     streaming: bool = False,
 ) -> Pool:
-    """Open a pool: a Hub id, a folder laid out like one, a Parquet, CSV or JSONL file, or `builtin:docstrings`.
+    """Open a pool: a Hub id, a folder laid out like one, a file, `builtin:docstrings` or `builtin:shapes`.
 
     Args:
         text_columns: what learners see; several are joined with a space.

@@ -75,7 +75,7 @@ def hub_state(timeout_s: float, environment: Mapping[str, str] = os.environ) -> 
         with socket.create_connection(address, timeout=timeout_s):
             return f"reachable ({address[0]})"
     except OSError as error:
-        return f"not reachable ({address[0]}: {error}); local data and builtin:docstrings work"
+        return f"not reachable ({address[0]}: {error}); local data and builtin pools work"
 
 
 def fasttext_state() -> str:

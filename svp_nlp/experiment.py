@@ -304,8 +304,9 @@ def _add_target(
         "" if workspace.run.steps_done > done else _FOUND,
     )  # fmt: skip
     if target.classes_predicted == 1:
+        what = workspace.pool.ref.modality
         warning = (
-            f"{arm.name}: the target on {round_.labeled_size:,} labels gives one class for every {workspace.pool.ref.modality}: it has learned "
+            f"{arm.name}: the target on {round_.labeled_size:,} labels gives one class for every {what}: it has learned "
             "nothing, and what it says about choosing means nothing; train it longer (training.min_train_steps)"
         )
         log.warning("%s", warning)

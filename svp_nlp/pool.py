@@ -24,7 +24,7 @@ from svp_nlp.content import HASH_BYTES, find_duplicates, hash_strings, hash_text
 from svp_nlp.errors import PoolError
 from svp_nlp.files import read_json, write_json
 from svp_nlp.pool_hub import open_hub
-from svp_nlp.pool_images import encoded, hash_images, holds_images
+from svp_nlp.pool_images import encoded, hash_images, holds_images, unreadable
 from svp_nlp.pool_source import Source, is_hub_id, open_local
 from svp_nlp.rows import Rows, as_strings, restoring_order
 
@@ -42,7 +42,7 @@ class PoolRef:
     """Where a pool lives: small, hashable, crosses process borders. Labels are out of its reach.
 
     `path` is a Hub id, a folder laid out like a Hub dataset, a .parquet, .csv, .tsv or .jsonl file (the last three
-    also .gz), or `builtin:docstrings`.
+    also .gz), a folder of image files, `builtin:docstrings` or `builtin:shapes`.
     """
 
     path: str
@@ -334,7 +334,9 @@ class Pool:
         )
         blank_N = np.zeros(len(self), dtype=bool)
         ids_N = np.empty((len(self) if self.ref.id_column else 0, HASH_BYTES), dtype=np.uint8)
-        hash_of, step = (hash_texts, _BLOCK_ROWS) if self.ref.modality == TEXT else (hash_images, _BLOCK_IMAGES)
+        is_text = self.ref.modality == TEXT
+        hash_of, step = (hash_texts, _BLOCK_ROWS) if is_text else (hash_images, _BLOCK_IMAGES)
+        bad: list[tuple[int, str]] = []
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
             inputs = pa.concat_arrays([self._inputs(block) for block in self._rows.slices(start, stop)])
@@ -342,8 +344,14 @@ class Pool:
                 hashes_N[start:stop], blank_N[start:stop] = hash_of(inputs)
             except PoolError as error:
                 raise PoolError(f"{self._where}: rows from {start:,} on: {error}") from None
+            bad += [] if is_text else [(start + row, what) for row, what in unreadable(inputs)]
             if self.ref.id_column:
                 ids_N[start:stop] = self._hash_ids(start, stop)
+        if bad:
+            places = ", ".join(f"{row:,}" for row, _ in bad[:_SHOWN])
+            raise PoolError(
+                f"{self._where}: {len(bad):,} images cannot be read, first at position {places}: {bad[0][1]}"
+            )
         digest = hashlib.blake2b(fingerprint_json(list(self.ref.columns)).encode(), digest_size=16)
         digest.update(hashes_N.data)
         digest.update(ids_N.data)

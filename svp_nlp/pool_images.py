@@ -52,6 +52,23 @@ def _read(path: str | None) -> bytes:
         raise PoolError(f"{path}: the image cannot be read ({error.strerror}); put the file back") from None
 
 
+def unreadable(images_B: pa.LargeBinaryArray) -> list[tuple[int, str]]:
+    """Rows whose bytes have not the header of an image, or of one beyond PIL's limit, with what is wrong with them.
+
+    About 20 microseconds a row: pixels are not decoded, so a file that is cut short is not noticed.
+    """
+    from svp_nlp.pictures import probe_image  # PIL is not imported for texts
+
+    found = []
+    for row, data in enumerate(images_B):
+        if len(content := data.as_py()):
+            try:
+                probe_image(content, name="the image")
+            except PoolError as error:
+                found.append((row, str(error)))
+    return found
+
+
 def hash_images(images_B: pa.LargeBinaryArray) -> tuple[HashN, BoolN]:
     """blake2b-128 of the encoded bytes: two encodings of one picture are two images.
 

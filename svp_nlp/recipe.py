@@ -110,7 +110,7 @@ Text: TypeAlias = Annotated[str, Field(min_length=1)]
 class PoolSpec(Spec):
     """Where rows come from."""
 
-    path: Text = Field(description="Hub id, folder, Parquet, CSV or JSONL file, or builtin:docstrings")
+    path: Text = Field(description="Hub id, folder, Parquet, CSV or JSONL file, builtin:docstrings or builtin:shapes")
     name: str | None = Field(None, description="configuration of a Hub dataset")
     split: Text = "train"
     revision: str | None = Field(None, description="branch, tag or commit of a Hub dataset; resolved to a commit")

@@ -9,10 +9,11 @@ import re
 import numpy as np
 from PIL import Image, ImageOps
 
+from svp_nlp.pictures import FORMATS
+
 _LONGEST = 96  # pixels; a page shows them 64 high
 _PIXEL_ART = 64  # up to this size an image is kept as it is, without loss
 _URI = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*")
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # what reads pixels: EPS would run another program
 
 
 def thumbnail(data: bytes) -> str:
@@ -26,7 +27,7 @@ def thumbnail(data: bytes) -> str:
         About 3 kB; "" for bytes that cannot be decoded: a report of a finished run is not the place to fail.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.draft("RGB", (2 * _LONGEST, 2 * _LONGEST))  # JPEG: decoded at a part of its size
             shown = _rgb(ImageOps.exif_transpose(image))
             tiny = max(shown.size) <= _PIXEL_ART

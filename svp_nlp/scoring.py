@@ -104,6 +104,7 @@ def score_shard(
     Raises:
         Interrupted: asked to stop with batches left to do.
         SignalError: the predictor gave NaN or no probabilities; names the first position.
+        PoolError: a row cannot be read (a damaged image); names the batch, and the row in it.
     """
     signals: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in task.signal_names}
     start = shard.start
@@ -113,8 +114,7 @@ def score_shard(
             try:
                 check_probs(prediction.probs_BC)
             except SignalError as error:
-                of = "" if rows_R is None else f" of the {len(rows_R):,} that are scored"
-                raise SignalError(f"batch of rows {start:,} to {stop:,}{of}: {error}") from None
+                raise SignalError(f"{_where(start, stop, rows_R)}: {error}") from None
         arrays = {"probs": prediction.probs_BC}
         for name in task.strategies:
             signals[name].append(get_strategy(name).scores(arrays, seed=0))
@@ -132,19 +132,29 @@ def score_shard(
 def _predictions(
     task: ScoreTask, shard: Shard, *, pool: Pool, predictor: Predictor, rows_R: IntK | None
 ) -> Iterator[Prediction]:
-    step, embeddings = task.rows_per_batch, "embeddings" in task.keep
-    batches = [slice(start, min(start + step, shard.stop)) for start in range(shard.start, shard.stop, step)]
-    if task.features_file is not None:
-        head = cast(FeaturePredictor, predictor)
-        features_ND = np.load(task.features_file, mmap_mode="r", allow_pickle=False)
-        for batch in batches:
-            yield head.predict_features(features_ND[batch if rows_R is None else rows_R[batch]])
-    elif rows_R is None:
-        for rows in pool.batches(shard, step):
-            yield predictor.predict(rows, embeddings=embeddings)
-    else:
-        for batch in batches:
-            yield predictor.predict(pool.take(rows_R[batch]), embeddings=embeddings)
+    features_ND = None if task.features_file is None else np.load(task.features_file, mmap_mode="r", allow_pickle=False)
+
+    def of(start: int, stop: int) -> Prediction:
+        if features_ND is not None:
+            head = cast(FeaturePredictor, predictor)
+            return head.predict_features(features_ND[slice(start, stop) if rows_R is None else rows_R[start:stop]])
+        if rows_R is None:
+            rows = next(pool.batches(Shard(shard.index, start, stop), stop - start))
+        else:
+            rows = pool.take(rows_R[start:stop])
+        return predictor.predict(rows, embeddings="embeddings" in task.keep)
+
+    for start in range(shard.start, shard.stop, task.rows_per_batch):
+        stop = min(start + task.rows_per_batch, shard.stop)
+        try:
+            yield of(start, stop)
+        except PoolError as error:
+            raise PoolError(f"{_where(start, stop, rows_R)}: {error}") from None
+
+
+def _where(start: int, stop: int, rows_R: IntK | None) -> str:
+    of = "" if rows_R is None else f" of the {len(rows_R):,} that are scored"
+    return f"batch of rows {start:,} to {stop:,}{of}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from toy_images import encode, image_rows, toy_images
 
 from svp_nlp.errors import ModelError, PoolError
 from svp_nlp.models import image as adapter
-from svp_nlp.models.image import image_examples, images_of, normalize, probe_image
+from svp_nlp.models.image import image_examples, images_of, normalize
+from svp_nlp.pictures import probe_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 36, 3)).astype(np.uint8)
 PICTURE = Image.fromarray(RGB)

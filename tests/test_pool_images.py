@@ -85,6 +85,16 @@ def test_a_wrong_column_is_told_what_to_write(tmp_path, options, said):
         load_pool(path, **options)
 
 
+def test_what_is_no_image_is_refused_when_the_pool_is_opened_with_its_positions(tmp_path, monkeypatch):
+    path = write_images(tmp_path / "a.parquet", [picture(0), b"GIF8 but no more", None, picture(1), b"text"])
+    with pytest.raises(PoolError, match=r"2 images cannot be read, first at position 1, 4: .*not an image"):
+        load_pool(path, image_column="image")
+    monkeypatch.setattr(Picture, "MAX_IMAGE_PIXELS", 29)
+    path = write_images(tmp_path / "b.parquet", [picture(2), picture(3)])
+    with pytest.raises(PoolError, match=r"2 images cannot be read.*30 pixels"):
+        load_pool(path, image_column="image")
+
+
 def test_no_image_at_all_is_refused(tmp_path):
     path = write_images(tmp_path / "a.parquet", [None, None])
     with pytest.raises(PoolError, match=r"all 2 rows are blank .* expected images"):

@@ -8,13 +8,11 @@ Letters in shapes: B batch, N rows, S size (pixels of a side), H = W = S.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -23,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from svp_nlp.arrays import IntK, IntN
-from svp_nlp.errors import ModelError, PoolError, SVPError
+from svp_nlp.errors import ModelError
+from svp_nlp.pictures import BadImageError, clear_image_errors, open_image
 from svp_nlp.pool import IMAGE
 
 logger = logging.getLogger(__name__)
@@ -38,8 +37,6 @@ Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 CACHE_BYTES = 1 << 30  # decoded: CIFAR's 50,000 images are 150 MB, 7,000 images of 224 x 224 are 1 GiB
-# Only what reads pixels: PIL would hand EPS to another program, for one.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 _PADDING = 4
 _CROP_AREA, _CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -74,51 +71,6 @@ def images_of(rows: pa.Table) -> pa.ChunkedArray:
     return images
 
 
-def probe_image(data: bytes, *, name: str = "the image") -> tuple[int, int, str]:
-    """Width, height (as stored, before its EXIF orientation) and PIL mode of an encoded image, from its header alone.
-
-    Raises:
-        PoolError: empty, not an image of one of `FORMATS`, or more pixels than PIL's limit.
-    """
-    with _clear_errors(name), _opened(data) as image:
-        return image.width, image.height, image.mode
-
-
-@contextlib.contextmanager
-def _clear_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (SVPError, MemoryError):
-        raise
-    except _BadImageError as error:
-        raise PoolError(f"{name} {error}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PoolError(f"{name} is too large: {error}; {_BOMB_ADVICE}") from None
-    except UnidentifiedImageError:
-        raise PoolError(f"{name} is not an image of a known format ({', '.join(FORMATS)}); {_ADVICE}") from None
-    except Exception as error:  # decoders of damaged bytes raise almost anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PoolError(f"{name} is damaged ({reason}); {_ADVICE}") from None
-
-
-class _BadImageError(Exception):
-    """What is wrong with an image, to be said after its name."""
-
-
-_ADVICE = "replace it or leave the row out"
-_BOMB_ADVICE = "make it smaller, leave the row out, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the pool"
-
-
-def _opened(data: bytes) -> Image.Image:
-    if not data:
-        raise _BadImageError(f"is empty (0 bytes); {_ADVICE}")
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-    if limit is not None and pixels > limit:  # PIL warns here, and refuses twice as many
-        raise _BadImageError(f"has {pixels:,} pixels, the limit is {limit:,}; {_BOMB_ADVICE}")
-    return image
-
-
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -132,7 +84,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         levels_HW = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8
         return Image.fromarray(levels_HW.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise _BadImageError("has floats for pixels, whose range is unknown; convert it to 8 or 16 bits")
+        raise BadImageError("has floats for pixels, whose range is unknown; convert it to 8 or 16 bits")
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # straight to RGB warns when colours of the palette are transparent
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -140,7 +92,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _decode(data: bytes, *, size: int, region: Callable[[int, int], Box]) -> tuple[Pixels, bool]:
     """The part `region(width, height)` of an upright image as uint8 [S, S, 3], and whether pixels are as stored."""
-    with _opened(data) as image:
+    with open_image(data) as image:
         orientation = _orientation(image)
         width, height = image.size[::-1] if orientation in _TURNS_ON_SIDE else image.size
         box = region(width, height)
@@ -281,7 +233,7 @@ class ImageExamples:
             resized = 0
             for row in range(start, min(start + block, len(rows_B))):
                 of_row = self.region if region is None else functools.partial(region, row)
-                with _clear_errors(self._name(int(rows_B[row]))):
+                with clear_image_errors(self._name(int(rows_B[row]))):
                     data = self.images[int(rows_B[row])].as_py()
                     out[row], as_stored = _decode(data, size=self.size, region=of_row)
                 resized += not as_stored
