@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from svp_nlp.arrays import FloatN
 from svp_nlp.columns import LabelColumn
-from svp_nlp.errors import LabelError
+from svp_nlp.errors import LabelError, PoolError
 from svp_nlp.files import atomic_directory
 from svp_nlp.labels import LabelSet
 from svp_nlp.markdown import render
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _ROWS_PER_GROUP = 50_000
 _ROWS_PER_FILE = 500_000
+# Of rows with images: who wants one row reads its group, and a file is sent as a whole.
+_ROWS_PER_READ = 100
+_BYTES_PER_GROUP = 32 << 20
+_BYTES_PER_FILE = 500_000_000
 
 
 class Digest(Protocol):
@@ -75,27 +79,65 @@ class SelectedRows:
         return Features(features | added)
 
     def tables(self, *, index_only: bool = False) -> Iterator[pa.Table]:
-        """The rows with the columns of `features`, 50,000 at a time."""
+        """The rows with the columns of `features`, 50,000 at a time; with images fewer, about 32 MiB.
+
+        Images are bytes in them, whether the pool holds them so or names their files.
+
+        Raises:
+            PoolError: the file of an image cannot be read.
+        """
+        if index_only or not self._media:
+            for start in range(0, len(self), _ROWS_PER_GROUP):
+                yield self._table(start, _ROWS_PER_GROUP, index_only=index_only)
+            return
+        waiting: list[pa.Table] = []
+        for start in range(0, len(self), _ROWS_PER_READ):
+            waiting.append(self._table(start, _ROWS_PER_READ))
+            if sum(table.nbytes for table in waiting) >= _BYTES_PER_GROUP:
+                yield pa.concat_tables(waiting)
+                waiting = []
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    def _table(self, start: int, count: int, *, index_only: bool = False) -> pa.Table:
         schema = self.features(index_only=index_only).arrow_schema
-        for start in range(0, len(self), _ROWS_PER_GROUP):
-            part = LabelSet(self.labels.table.slice(start, _ROWS_PER_GROUP))
-            scores = self.scores_L[start : start + _ROWS_PER_GROUP]
-            columns: dict[str, Any] = {}
-            if not index_only:
-                table = self.pool.dataset(part.positions_L).data.table
-                columns = {name: table[name] for name in table.column_names}
-                if self.class_names is not None:
-                    columns[self.label_column or "label"] = pa.chunked_array([part.indices(self.class_names)])
-            columns["svp_position"] = part.table["position"]
-            columns["svp_id"] = part.table["id"]
-            columns["svp_score"] = pa.chunked_array([pa.array(scores, mask=np.isnan(scores))])
-            columns["svp_round"] = part.table["round"]
-            columns["svp_label_source"] = part.table["source"]
-            if index_only:  # the pool's own labels are as little ours to give away as its texts
-                given, own = part.table["label"].combine_chunks(), self._own_labels(part)
-                same = pc.fill_null(pc.equal(given, own), False)
-                columns["svp_label"] = pc.if_else(same, pa.scalar(None, pa.string()), given)
-            yield pa.table([columns[name] for name in schema.names], schema.names).cast(schema)
+        part = LabelSet(self.labels.table.slice(start, count))
+        scores = self.scores_L[start : start + count]
+        columns: dict[str, Any] = {}
+        if not index_only:
+            table = self.pool.dataset(part.positions_L).data.table
+            columns = {name: table[name] for name in table.column_names}
+            columns |= {name: self._with_bytes(name, columns[name]) for name in self._media}
+            if self.class_names is not None:
+                columns[self.label_column or "label"] = pa.chunked_array([part.indices(self.class_names)])
+        columns["svp_position"] = part.table["position"]
+        columns["svp_id"] = part.table["id"]
+        columns["svp_score"] = pa.chunked_array([pa.array(scores, mask=np.isnan(scores))])
+        columns["svp_round"] = part.table["round"]
+        columns["svp_label_source"] = part.table["source"]
+        if index_only:  # the pool's own labels are as little ours to give away as its texts
+            given, own = part.table["label"].combine_chunks(), self._own_labels(part)
+            same = pc.fill_null(pc.equal(given, own), False)
+            columns["svp_label"] = pc.if_else(same, pa.scalar(None, pa.string()), given)
+        return pa.table([columns[name] for name in schema.names], schema.names).cast(schema)
+
+    @functools.cached_property
+    def _media(self) -> list[str]:
+        """Columns whose values may lie in files beside the pool: images above all."""
+        from datasets.features.features import require_storage_embed
+
+        return [name for name, feature in self.pool.features.items() if require_storage_embed(feature)]
+
+    def _with_bytes(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """The column with the bytes of all files, and of their paths the last part: the others are this machine's."""
+        from datasets.table import embed_array_storage
+
+        try:
+            return embed_array_storage(column, self.pool.features[name])
+        except OSError as error:
+            raise PoolError(
+                f"{error.filename}: the image cannot be read ({error.strerror}); put the file back"
+            ) from None
 
     def _own_labels(self, part: LabelSet) -> pa.Array:
         """The names that the pool's own label column gives these rows; null where it has none."""
@@ -123,7 +165,9 @@ def own_labels(pool: Pool, column: str | None) -> LabelColumn | None:
 def write_rows(
     directory: Path, rows: SelectedRows, *, index_only: bool = False, digest: Digest | None = None
 ) -> list[Path]:
-    """Write `train-00000-of-00001.parquet` and so on into an existing directory, at most 500,000 rows a file.
+    """Write `train-00000-of-00001.parquet` and so on into an existing directory.
+
+    A file has at most 500,000 rows, and about 500 MB, as `datasets` cuts them.
 
     Args:
         index_only: positions, ids and what svp_nlp adds, but no column of the pool.
@@ -132,17 +176,21 @@ def write_rows(
         the files, in order.
     """
     schema = rows.features(index_only=index_only).arrow_schema
-    number = max(1, -(-len(rows) // _ROWS_PER_FILE))
-    files = [directory / f"train-{file:05d}-of-{number:05d}.parquet" for file in range(number)]
     tables = rows.tables(index_only=index_only)
-    for file in files:
-        with pq.ParquetWriter(file, schema) as writer:
-            for _ in range(_ROWS_PER_FILE // _ROWS_PER_GROUP):
-                if (table := next(tables, None)) is None:
-                    break
+    table, parts = next(tables, None), list[Path]()
+    while table is not None or not parts:
+        parts.append(directory / f"{len(parts):05d}.part")  # how many there are is known at the end
+        held = size = 0
+        with pq.ParquetWriter(parts[-1], schema) as writer:
+            while table is not None and (held == 0 or held + len(table) <= _ROWS_PER_FILE) and size < _BYTES_PER_FILE:
                 writer.write_table(table)
                 if digest is not None:
                     _take_in(table.drop_columns(["svp_score"]), digest)
+                held, size = held + len(table), size + table.nbytes
+                table = next(tables, None)
+    files = [directory / f"train-{number:05d}-of-{len(parts):05d}.parquet" for number in range(len(parts))]
+    for part, file in zip(parts, files, strict=True):
+        part.rename(file)
     return files
 
 
