@@ -14,21 +14,19 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from svp_nlp.hub.card_tables import (
-    Facts,
     address,
     classes_of,
     dataset_link,
     enumeration,
-    how_chosen,
     lineage_of,
     overview,
     percent,
     pool_link,
-    proxy_name,
     results_of,
     shape_of,
     versions_of,
 )
+from svp_nlp.hub.card_words import Facts, how_chosen, is_of_images, proxy_name
 from svp_nlp.hub.readme import write_readme
 from svp_nlp.markdown import Markdown, code, escape, link, render, table
 from svp_nlp.report_format import count, learner_name
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
 
     from svp_nlp.hub.push import CardContext
 
+_TEXT_TASK = "text-classification"
 _SIDE_BY_SIDE = 4  # configurations in one table of classes
 _TAGS = ("active-learning", "selection-via-proxy", "svp_nlp")
 _BUCKETS = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
@@ -96,6 +95,7 @@ def signals_card(context: CardContext) -> str:
         overview=overview(context.document["configs"]),
         signals=table(["signal", "what it is", "shape and type"], rows, "lll"),
         strategy=_example(entry["signals"]),
+        tells_labelled=any(f["name"] == "svp_labeled" for f in (entry.get("dataset_info") or {}).get("features") or []),
         budget=min(1000, int(entry.get("available") or entry["rows"])),
         class_names=enumeration(entry.get("class_names") or []) if "probs" in entry["signals"] else None,
         proxy_name=proxy_name(entry["lineage"].get("proxy")),
@@ -163,6 +163,7 @@ def _shared(context: CardContext) -> dict[str, Any]:
         "pool": pool,
         "pool_name": pool["path"] if pool.get("on_hub") else PurePosixPath(str(pool["path"])).name,
         "pool_link": pool_link(entry),
+        "reads": "image" if is_of_images(entry) else "text",
         "date": str(entry.get("created", ""))[:10],
         "versions": versions_of(context, kind),
         "lineages": [(name, lineage_of(e)) for name, e in context.document["configs"].items()],
@@ -184,10 +185,7 @@ def _union(context: CardContext, field: str) -> list[str]:
 
 
 def _task(context: CardContext) -> str:
-    features = [
-        f for e in context.document["configs"].values() for f in (e.get("dataset_info") or {}).get("features") or []
-    ]
-    return "image-classification" if any(f.get("dtype") == "image" for f in features) else "text-classification"
+    return "image-classification" if any(map(is_of_images, context.document["configs"].values())) else _TEXT_TASK
 
 
 def size_category(rows: int) -> str:
@@ -237,8 +235,7 @@ def _model_fields(context: CardContext) -> dict[str, Any]:
 
     entry = context.document["configs"][context.config]
     pool, test, metrics = entry["lineage"]["pool"], entry.get("test"), entry.get("metrics") or {}
-    kind = str(entry["kind"])
-    task = "image-classification" if kind.startswith("resnet") else "text-classification"
+    task = _task(context)
     results = [
         EvalResult(
             task_type=task,

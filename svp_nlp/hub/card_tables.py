@@ -1,4 +1,4 @@
-"""The parts of a card that are made of facts: tables, links, and in words how rows were chosen."""
+"""The parts of a card that are made of facts: tables and links."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from svp_nlp.hub.card_words import Facts, first_epochs, option_facts, proxy_name
 from svp_nlp.markdown import Markdown, code, escape, link, table
 from svp_nlp.report_format import DASH, count, learner_name, share, short
 
 if TYPE_CHECKING:
     from svp_nlp.hub.push import CardContext
 
-Facts = Mapping[str, Any]
 _SHOWN_CLASSES = 30
 _SHOWN_VERSIONS = 20
-_PICKED = {  # what a strategy looks for, after "the 358 rows"
-    "margin": "whose two most likely classes were closest to each other",
-    "entropy": "over which it was most undecided between all classes",
-    "least_confidence": "of whose most likely class it was least sure",
-}
 _SELECTORS = {"proxy": "chosen by the proxy", "target_selects": "chosen by the target", "random": "random"}
 
 
@@ -41,31 +36,6 @@ def dataset_link(dataset: Facts, *, on_hub: bool) -> Markdown:
 def pool_link(entry: Facts) -> Markdown:
     pool = entry["lineage"]["pool"]
     return dataset_link(pool, on_hub=bool(pool.get("on_hub")))
-
-
-def proxy_name(proxy: Facts | None) -> str | None:
-    return None if proxy is None else learner_name({**(proxy.get("spec") or {}), "kind": proxy["kind"]}, "a model")
-
-
-def how_chosen(entry: Facts) -> Markdown:
-    """In words for somebody who has not heard of active learning how the rows were picked."""
-    lineage, picked = entry["lineage"], int(entry["selection"]["rows"])
-    strategy, before = str(lineage["strategy"]), int(entry["rows"]) - picked
-    pool_rows = lineage["pool"]["rows"]
-    scored = (lineage.get("scoring") or {}).get("rows") or pool_rows
-    looked_at = f"all {count(scored)}" if scored == pool_rows else f"{count(scored)} of the {count(pool_rows)}"
-    proxy = proxy_name(lineage.get("proxy"))
-    if proxy is None:
-        if strategy == "random":
-            return Markdown("The rows were drawn at random: every row of the pool had the same chance.")
-        return Markdown(f"The rows were picked by {code(strategy)}, which needs no model.")
-    learned = f"the {count(before)} rows that had a label by then" if before > 0 else "rows that had a label"
-    wanted = escape(_PICKED.get(strategy, "that scored highest"))
-    return Markdown(
-        f"A small, quick model, the *proxy* ({escape(proxy)}), learned from {learned} and then looked at "
-        f"{looked_at} rows of the pool. The {count(picked)} rows {wanted} were picked (strategy {code(strategy)}, "
-        f"round {int(lineage['round'])})."
-    )
 
 
 def overview(configs: Mapping[str, Facts]) -> Markdown:
@@ -196,10 +166,11 @@ def lineage_of(entry: Facts) -> Markdown:
     rows: list[tuple[str, Any]] = [
         ("pool", Markdown(f"{pool_link(entry)} {escape(f'({place})') if place else ''}".strip())),
         ("revision of the pool", code(pool["revision"]) if pool.get("revision") else None),
-        ("rows of the pool", count(pool["rows"])),
+        ("rows of the pool", f"{count(pool['rows'])}{', a part of it, drawn at random' if pool.get('part') else ''}"),
         ("columns the model saw", ", ".join(map(str, pool.get("columns") or [])) or None),
         ("fingerprint of the pool", _hash(pool.get("fingerprint"))),
         ("strategy", code(lineage["strategy"]) if lineage.get("strategy") else None),
+        *option_facts(lineage),
         ("budget of the round", count(lineage["budget"]) if lineage.get("budget") else None),
         ("round", lineage.get("round")),
         ("seed", lineage.get("seed")),
@@ -229,7 +200,8 @@ def _hash(value: Any) -> Markdown | None:
 
 def shape_of(signal: Facts) -> str:
     shape = " × ".join(count(size) for size in signal["shape"])
-    return f"{shape}, {signal['dtype']}" if signal.get("dtype") else shape
+    epochs = f"of {first_epochs(signal['epochs'])}" if signal.get("epochs") else None
+    return ", ".join(part for part in (shape, signal.get("dtype"), epochs) if part)
 
 
 def percent(value: Any) -> str:

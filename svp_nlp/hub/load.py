@@ -25,7 +25,7 @@ from svp_nlp.hub_cache import using_token
 from svp_nlp.hub_errors import disk_errors
 from svp_nlp.labels import LabelSet
 from svp_nlp.markdown import render
-from svp_nlp.pool import Pool
+from svp_nlp.pool import TEXT, Pool
 from svp_nlp.pool_labels import read_labels
 from svp_nlp.pool_source import quiet_libraries
 from svp_nlp.selected import SelectedRows, write_rows
@@ -90,7 +90,7 @@ def load_selected(
     Args:
         revision: a version such as v3, a branch, or a commit; None: the newest.
         config: None: `default`, or the only one.
-        pool: the parent of a version that holds no texts; None: opened as the lineage says, from the Hub.
+        pool: the parent of a version that holds no texts or images; None: opened as the lineage says, from the Hub.
     Raises:
         HubRefused, HubError: it is not there, may not be read, or the Hub cannot be reached.
         LineageError: it is not what was pushed, or the pool is not the one it was made from; names the first row.
@@ -117,7 +117,7 @@ def _write(directory: Path, rows: SelectedRows) -> None:
 def parent_pool(
     version: Version, selection: Selection, *, pool_path: str | None = None, token: str | None = None
 ) -> Pool:
-    """The pool that a version without texts was made from.
+    """The pool that a version without texts or images was made from.
 
     Args:
         pool_path: where it is on this disk, if it is on no Hub.
@@ -126,22 +126,23 @@ def parent_pool(
         LineageError: it is on no Hub, or not there any more.
     """
     ref = selection.lineage.pool
+    things = f"{ref.get('modality', TEXT)}s"
     if pool_path is not None:
         return open_pool(selection, path=pool_path)
     if not ref.get("on_hub"):
         raise LineageError(
-            f"{version.where}: it holds no texts, and its pool {ref['path']} is on no Hub; give the same files as pool "
-            "(svp pull --pool FILE)"
+            f"{version.where}: it holds no {things}, and its pool {ref['path']} is on no Hub; give the same files as "
+            "pool (svp pull --pool FILE)"
         )
     try:
         with using_token(token):
             return open_pool(selection)
     except PoolError as error:
-        raise LineageError(f"{version.where}: it holds no texts, and its parent cannot be opened: {error}") from None
+        raise LineageError(f"{version.where}: it holds no {things}, and its parent cannot be opened: {error}") from None
 
 
 def joined_rows(version: Version, selection: Selection, pool: Pool) -> SelectedRows:
-    """The rows of a version without texts, with the texts of its pool.
+    """The rows of a version without texts or images, with those of its pool.
 
     Raises:
         LineageError: the pool is another; names the first row whose id differs.
@@ -203,7 +204,7 @@ def pull_selection(
 
     Args:
         directory: None: `<name>-<version>` in the working directory.
-        pool_path: where the pool of a version without texts is here, if it is on no Hub.
+        pool_path: where the pool of a version without texts or images is here, if it is on no Hub.
     Returns:
         `directory, repo_id, version, sha, config, rows, fingerprint` (of the selection).
     Raises:

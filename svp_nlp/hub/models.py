@@ -1,7 +1,8 @@
 """Models on the Hub: what a run has trained, as safetensors and config.json, and how it is read back.
 
-A transformer is laid out as transformers itself does it, so `from_pretrained(repo)` and `pipeline` read it; a head on a
-frozen encoder brings the encoder along, in the folder `encoder`; fastText also comes as `model.bin`, for its own tools.
+A transformer, of texts or images, is laid out as transformers itself does it, so `from_pretrained(repo)` and
+`pipeline` read it; a head on a frozen encoder brings the encoder along, in the folder `encoder`; fastText also comes
+as `model.bin`, for its own tools.
 Nothing is pickled, nothing runs code of the repository, and nothing tells of the machine that it was trained on.
 """
 
@@ -42,8 +43,9 @@ KIND = "model"
 BIN_FILE = "model.bin"
 Role = Literal["target", "proxy"]
 _WEIGHTS = "weights"  # directory in the step of a model
-_PRIVATE = "fit.json"  # beside the weights, for the run alone
-_MODEL_NAME = re.compile(r"(.+)-(\d{10})-[0-9a-f]{8}")
+_PRIVATE = (f"{_WEIGHTS}/fit.json", f"{_WEIGHTS}/dynamics/")  # beside the weights, for the run alone
+_MODEL_NAME = re.compile(r"(.+)-(\d{10})-[0-9a-f]{8}(-[0-9a-f]{4})?")  # the last: what was recorded in training
+_OF_TRANSFORMERS = ("transformer", "image_transformer")  # kinds that its pipelines read
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PATH_KEYS = frozenset({"model_name_or_path", "name_or_path", "_name_or_path"})
 
@@ -161,7 +163,7 @@ def _hashes(model: StoredModel) -> dict[str, str]:
     return {
         file.removeprefix(f"{_WEIGHTS}/"): sha256
         for file, sha256 in sorted(model.step["files"].items())
-        if file.startswith(f"{_WEIGHTS}/") and file != f"{_WEIGHTS}/{_PRIVATE}"
+        if file.startswith(f"{_WEIGHTS}/") and not file.startswith(_PRIVATE)
     }
 
 
@@ -265,7 +267,7 @@ def _entry(source: Source, model: StoredModel, *, role: Role) -> dict[str, Any]:
             "recipe_sha256": last.lineage.recipe_sha256,
             "versions": dict(last.lineage.versions),
         },
-        "library_name": "transformers" if inputs["learner"]["kind"] == "transformer" else "svp_nlp",
+        "library_name": "transformers" if inputs["learner"]["kind"] in _OF_TRANSFORMERS else "svp_nlp",
         "source_card": source_card(last),
     }
 
@@ -322,7 +324,7 @@ def load_predictor(path_or_repo: str | Path, *, revision: str | None = None, tok
     except NotOurs:
         raise ModelError(
             f"model {path_or_repo} was not pushed by svp_nlp; to train or score with it, name it in a recipe: "
-            f"proxy: {{kind: transformer, model_name_or_path: {path_or_repo}}}"
+            f"proxy: {{kind: transformer, model_name_or_path: {path_or_repo}}} (of images: kind: image_transformer)"
         ) from None
     _check_weights(version)
     with reading(version.where):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import tempfile
@@ -23,7 +22,7 @@ from svp_nlp.hub.card import selection_card
 from svp_nlp.hub.push import Bundle
 from svp_nlp.hub.remote import Remote
 from svp_nlp.hub.retry import Patience
-from svp_nlp.hub.source import Source, pool_of, shareable
+from svp_nlp.hub.source import Source, kept_lineage, shareable
 from svp_nlp.report import summarize
 from svp_nlp.report_picture import learning_curve
 from svp_nlp.results import RESULTS_FILE, collect
@@ -95,7 +94,6 @@ def _entry(rows: SelectedRows, selection: Selection, files: list[Path], *, index
         download_size=size,
         dataset_size=content,
     )
-    lineage = dataclasses.asdict(selection.lineage) | {"pool": pool_of(selection)}
     return {
         "created": now(),
         "rows": len(rows),
@@ -107,7 +105,7 @@ def _entry(rows: SelectedRows, selection: Selection, files: list[Path], *, index
         "dataset_info": info._to_yaml_dict(),
         "class_counts": {} if rows.class_names is None else rows.labels.class_counts(rows.class_names),
         "selection": {"fingerprint": selection.fingerprint, "rows": len(selection)},
-        "lineage": {**lineage, "proxy": shareable(lineage["proxy"])},
+        "lineage": kept_lineage(selection, rows.pool),
         "source_card": source_card(selection),
         "results": None,
         "recipe": None,

@@ -6,7 +6,6 @@ Shape legend: N pool rows, K picked, B rows of a block, C classes, D width of th
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,13 +21,14 @@ import pyarrow.parquet as pq
 from svp_nlp.arrays import BoolN, FloatK, UIntN, fingerprint_json
 from svp_nlp.cache import cached_directory
 from svp_nlp.content import HASH_BYTES, hash_strings, keys_of
-from svp_nlp.errors import LineageError, PoolError, RecipeError
+from svp_nlp.errors import LineageError, PoolError, RecipeError, SignalError
 from svp_nlp.files import safe_name
 from svp_nlp.hub.document import reading
 from svp_nlp.hub.pull import Version, fetch
+from svp_nlp.hub.source import pool_ref
 from svp_nlp.hub_cache import using_token
 from svp_nlp.hub_errors import disk_errors
-from svp_nlp.pool import Pool, PoolRef
+from svp_nlp.pool import Pool
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.strategies import get_strategy, select, top_k
 
@@ -43,10 +43,11 @@ class Signals:
     Attributes:
         arrays: name -> float32 [N] or [N, C or D], read-only and memory-mapped; what `svp_nlp.select` takes.
         ids_N: string array [N].
-        available_N: rows that can be picked: they have a text of their own and were not labelled yet.
+        available_N: rows that can be picked: they have a text or image of their own and were not labelled yet.
+        labeled_N: rows that were labelled already; None: an earlier svp_nlp has pushed them, which did not tell.
         class_names: of the columns of `probs`.
         lineage: pool, proxy, scoring, labeled_size (rows that the model was trained on), round, seed, ...
-        labeled: rows that were labelled already; the labels of a new selection come on top.
+        labeled: how many rows were labelled already; the labels of a new selection come on top.
         where: repository and commit.
     """
 
@@ -57,6 +58,7 @@ class Signals:
     lineage: Mapping[str, Any]
     labeled: int
     where: str
+    labeled_N: BoolN | None = None
 
     def __len__(self) -> int:
         return len(self.available_N)
@@ -76,7 +78,7 @@ class Signals:
         return np.concatenate(parts)
 
     def select(self, strategy: str, *, budget: int, seed: int | None = None) -> Selection:
-        """Choose anew: what the run would have picked with this strategy and budget. No text and no model is needed.
+        """Choose anew: what the run would have picked with this strategy and budget. No row and no model is needed.
 
         Args:
             strategy: one whose scores are among `arrays`, or that can be computed from them; random always can.
@@ -85,7 +87,7 @@ class Signals:
         Returns:
             a selection with its lineage, to be joined with texts (`to_dataset(signals.open_pool())`), saved or pushed.
         Raises:
-            SignalError: what the strategy needs was not pushed.
+            SignalError: what the strategy needs was not pushed: a signal, or which rows are labelled.
             BudgetError: more rows than are available.
             RecipeError: no strategy has this name.
         """
@@ -99,7 +101,15 @@ class Signals:
             )  # fmt: skip
             scores_K: FloatK | None = np.asarray(scores_N[positions_K])
         else:
-            picks = select(chosen, self.arrays, budget=budget, seed=seed, available=self.available_N, keys=self.keys_N)
+            if chosen.uses_labeled and self.labeled_N is None and self.labeled:
+                raise SignalError(
+                    f"{self.where}: {chosen.name} looks at labelled rows, and which {self.labeled:,} these are was not "
+                    "pushed by this version of svp_nlp; push the signals again, or choose a strategy such as margin"
+                )
+            picks = select(
+                chosen, self.arrays, budget=budget, seed=seed, available=self.available_N, labeled=self.labeled_N,
+                keys=self.keys_N,
+            )  # fmt: skip
             positions_K, scores_K = picks.positions_K, picks.scores_K
         known = {
             name: self.lineage[name] for name in ("pool", "round", "parent", "scoring", "recipe_sha256", "versions")
@@ -126,10 +136,9 @@ class Signals:
                 f"{self.where}: the pool that was scored, {ref['path']}, is on no Hub; open the same file with "
                 "svp_nlp.load_pool and give it as pool"
             )
-        names = {field.name for field in dataclasses.fields(PoolRef)}
         try:
             with using_token(token):
-                pool = PoolRef(**{name: value for name, value in ref.items() if name in names}).open()
+                pool = pool_ref(ref).open()
         except PoolError as error:
             raise LineageError(f"{self.where}: the pool that was scored cannot be opened: {error}") from None
         self.verify(pool)
@@ -193,7 +202,9 @@ def _opened(version: Version) -> Signals:
     # Files of a commit never change, and wide signals are larger than memory: they are laid out once and mapped.
     key = fingerprint_json(["signals-1", version.sha, version.config, entry["files"]])
     directory = cached_directory("signals", key, lambda path: _lay_out(path, version))
-    table = pa.concat_tables([pq.read_table(file, columns=["svp_id", "svp_available"]) for file in version.files])
+    told = pq.read_schema(version.files[0]).names
+    columns = [name for name in ("svp_id", "svp_available", "svp_labeled") if name in told]
+    table = pa.concat_tables([pq.read_table(file, columns=columns) for file in version.files])
     return Signals(
         arrays={n: np.load(directory / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in entry["signals"]},
         ids_N=table["svp_id"],
@@ -202,6 +213,7 @@ def _opened(version: Version) -> Signals:
         lineage=entry["lineage"],
         labeled=int(entry["labeled"]),
         where=version.where,
+        labeled_N=table["svp_labeled"].to_numpy() if "svp_labeled" in columns else None,
     )
 
 

@@ -49,7 +49,7 @@ def bundle_of(
     """
     if pool_path is not None:
         made_by = find_source(path, arm=arm, seed=seed, round=round)
-        pool = open_pool(Selection.load(made_by.selections[-1]), path=pool_path)
+        pool = open_pool(Selection.load(made_by.selections[-1]), path=pool_path, of_part=made_by.of_part)
     if what != KIND:
         from svp_nlp.hub.models import model_bundle
         from svp_nlp.hub.signals import signals_bundle
@@ -108,8 +108,8 @@ def push_selection(
 def _labels_of(selection: Selection, labels: LabelSet, pool: Pool, label_column: str) -> LabelSet:
     if label_column in (*pool.ref.columns, pool.ref.id_column) or label_column.startswith("svp_"):
         raise HubRefused(
-            f"label_column is {label_column!r}, which holds the texts or the ids of {pool.ref.path}, or is a name that "
-            "svp_nlp gives; name another column for the labels"
+            f"label_column is {label_column!r}, which holds the {pool.ref.modality}s or the ids of {pool.ref.path}, or "
+            "is a name that svp_nlp gives; name another column for the labels"
         )
     given = labels.of_positions(selection.positions_K)
     if given.table["label"].null_count:

@@ -6,9 +6,8 @@ Shape legend: N pool rows, K picked, B rows of a block, C classes, D width of th
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,14 @@ from svp_nlp.hub.models import StoredModel, seed_directory, stored_models
 from svp_nlp.hub.push import Bundle
 from svp_nlp.hub.selections import DEFAULT_CONFIG, source_card
 from svp_nlp.hub.shared_signals import KIND
-from svp_nlp.hub.source import Source, find_source, open_source, pool_of, shareable
+from svp_nlp.hub.source import Source, find_source, kept_lineage, open_source
 from svp_nlp.pool import Pool
 from svp_nlp.pool_labels import read_labels
 from svp_nlp.run import STEP_FILE, now
 from svp_nlp.selection import Selection
 
 EMBEDDINGS = "embeddings"
-_OWN = ("svp_position", "svp_id", "svp_available")
+_OWN = ("svp_position", "svp_id", "svp_available", "svp_labeled")
 _ROWS_PER_FILE = 500_000
 _ROWS_PER_GROUP = 50_000
 _BYTES_PER_GROUP = 32 << 20  # wide embeddings are written in shorter groups
@@ -49,9 +48,10 @@ def signals_bundle(
 ) -> Iterator[Bundle]:
     """All that the model of a round said about the pool, as Parquet files that live as long as the context.
 
-    Columns: `svp_position`, `svp_id`, `svp_available` (the round could pick this row: it has a text that no earlier row
-    has, and was not labelled yet), and one for each signal: scores float32, `probs` and `embeddings` lists of float32.
-    A run keeps the scores of its strategies, and what its encoder gave where the proxy is a head on a frozen one.
+    Columns: `svp_position`, `svp_id`, `svp_available` (the round could pick this row: it has a text or an image that no
+    earlier row has, and was not labelled yet), `svp_labeled` (it was), and one for each signal: scores float32, `probs`
+    and `embeddings` lists of float32. A run keeps the scores of its strategies, and what its encoder gave where the
+    proxy is a head on a frozen one. What was said of a part of the pool alone is left out.
 
     Args:
         arm: proxy-margin, ...; None: what the recipe's first strategy chose.
@@ -59,7 +59,7 @@ def signals_bundle(
         round: None: the last that is finished.
         pool: None: opened as the lineage says.
     Raises:
-        HubRefused: there is no such round, or no model chose in it.
+        HubRefused: there is no such round, no model chose in it, or it looked at a part of the pool only.
         RunError: a stored signal was changed since.
         LineageError, PoolError: the pool is not what it was, or cannot be opened.
     """
@@ -67,19 +67,21 @@ def signals_bundle(
     seed_directory(source)  # a selection without its run has no signals, and its pool need not be here
     rows, selection = open_source(source, pool=pool)
     model, files = _stored(source, selection)
-    available_N, labeled = _available(source, selection, rows.pool)
+    available_N, labeled_N = _masks(source, rows.pool)
     arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}
     content = {name: sha256_file(file) for name, file in files.items()}
     with tempfile.TemporaryDirectory(prefix="svp_nlp-push-") as name:
         folder = f"data/{DEFAULT_CONFIG}"
-        written = _write(Path(name), rows.pool, available_N, arrays)
-        entry = _entry(selection, model, arrays, written, available=int(available_N.sum()), labeled=labeled)
-        facts = [selection.lineage.pool["fingerprint"], fingerprint_array(np.packbits(available_N)), model.fingerprint]
+        written = _write(Path(name), rows.pool, [available_N, labeled_N], arrays)
+        counts = {"available": int(available_N.sum()), "labeled": int(labeled_N.sum())}
+        entry = _entry(selection, model, arrays, written, pool=rows.pool, counts=counts)
+        masks = [fingerprint_array(np.packbits(mask_N)) for mask_N in (available_N, labeled_N)]
+        facts = [selection.lineage.pool["fingerprint"], *masks, model.fingerprint]
         yield Bundle(
             kind=KIND,
             repo_type="dataset",
             config=DEFAULT_CONFIG,
-            key=fingerprint_json([KIND, 1, content, *facts]),
+            key=fingerprint_json([KIND, 2, content, *facts]),
             title=f"{', '.join(arrays)} of {len(rows.pool):,} rows by {model.step['inputs']['learner']['kind']}, "
             f"round {selection.lineage.round}",
             folder=folder,
@@ -97,19 +99,35 @@ def _stored(source: Source, selection: Selection) -> tuple[StoredModel, dict[str
         raise HubRefused(f"{where}: no model chose there, so there are no signals; name another arm (--arm) or round")
     chose = [m for m in stored_models(seed_directory(source)) if m.fingerprint == proxy["fingerprint"]]
     found: dict[str, Path] = {}
+    in_part = False
     for step_file in [path for m in chose for path in sorted(m.directory.parent.glob(f"signals-*/{STEP_FILE}"))]:
         step = read_json(step_file)
-        if step["inputs"]["pool"] == selection.lineage.pool["fingerprint"]:
+        if step["inputs"]["pool"] != selection.lineage.pool["fingerprint"]:
+            continue
+        in_part = in_part or "rows" in step["inputs"]
+        if "rows" not in step["inputs"] and _epochs_fit(step, selection):
             found |= {name: _verified(step_file, f"{name}.npy") for name in step["output"]["signals"]}
-    if not found:
-        raise HubRefused(f"{where}: the scores of its model are gone; `svp run` again computes them")
     if EMBEDDINGS not in found and "encoder" in proxy:
         assert source.run_dir is not None
         for step_file in sorted(source.run_dir.glob(f"encoders/*/features/{STEP_FILE}")):
             if read_json(step_file)["inputs"]["model"] == proxy["encoder"]:
                 found[EMBEDDINGS] = _verified(step_file, f"{EMBEDDINGS}.npy")
+    if not found and in_part:
+        scored, rows = selection.lineage.scoring.get("rows", 0), selection.lineage.pool["rows"]
+        raise HubRefused(
+            f"{where}: its model scored {scored:,} of {rows:,} rows, and signals are of a whole pool; push the model "
+            "(--what proxy) or the selection, or the signals of another arm (--arm) or round"
+        )
+    if not found:
+        raise HubRefused(f"{where}: the scores of its model are gone; `svp run` again computes them")
     wide = ("probs", EMBEDDINGS)
     return chose[-1], {name: found[name] for name in sorted(found, key=lambda n: (n in wide, n == EMBEDDINGS, n))}
+
+
+def _epochs_fit(step: Mapping[str, Any], selection: Selection) -> bool:
+    """Whether a score of training dynamics is of all epochs, or of those that the round's own strategy looked at."""
+    own = selection.lineage.options.get("epochs") if step["output"]["signals"] == [selection.lineage.strategy] else None
+    return bool(step["inputs"].get("epochs") == own)
 
 
 def _verified(step_file: Path, name: str) -> Path:
@@ -119,8 +137,8 @@ def _verified(step_file: Path, name: str) -> Path:
     return file
 
 
-def _available(source: Source, selection: Selection, pool: Pool) -> tuple[BoolN, int]:
-    """Rows that the round could pick, bool [N], and how many rows were labelled before it."""
+def _masks(source: Source, pool: Pool) -> tuple[BoolN, BoolN]:
+    """Rows that the round could pick, and rows that were labelled before it, bool [N] each."""
     recipe = source.recipe
     label_column = recipe.get("label_column") or recipe.get("pool", {}).get("label_column")
     available_N = pool.usable_N.copy()
@@ -132,22 +150,23 @@ def _available(source: Source, selection: Selection, pool: Pool) -> tuple[BoolN,
             f"{source.selections[-1]}: other rows of {pool.ref.path} have a label in {label_column!r} now than when it "
             "was made; restore the labels"
         )
-    labeled = [Selection.load(path).positions_K for path in source.selections[:-1]]
-    for positions_K in labeled:
-        available_N[positions_K] = False
-    return available_N, sum(map(len, labeled))
+    labeled_N = np.zeros(len(pool), dtype=np.bool_)
+    for path in source.selections[:-1]:
+        labeled_N[Selection.load(path).positions_K] = True
+    return available_N & ~labeled_N, labeled_N
 
 
 def _features(arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
     from datasets import Features, List, Value
 
-    columns: dict[str, Any] = dict(zip(_OWN, (Value("int64"), Value("string"), Value("bool")), strict=True))
+    kinds = (Value("int64"), Value("string"), Value("bool"), Value("bool"))
+    columns: dict[str, Any] = dict(zip(_OWN, kinds, strict=True))
     for name, array in arrays.items():
         columns[name] = Value("float32") if array.ndim == 1 else List(Value("float32"), length=array.shape[1])
     return Features(columns)
 
 
-def _write(directory: Path, pool: Pool, available_N: BoolN, arrays: Mapping[str, npt.NDArray[Any]]) -> list[Path]:
+def _write(directory: Path, pool: Pool, masks: Sequence[BoolN], arrays: Mapping[str, npt.NDArray[Any]]) -> list[Path]:
     """Write the pool's rows in order, a group at a time; returns the files."""
     schema = _features(arrays).arrow_schema
     row_bytes = sum(4 * int(np.prod(array.shape[1:], dtype=np.int64)) for array in arrays.values())
@@ -161,7 +180,7 @@ def _write(directory: Path, pool: Pool, available_N: BoolN, arrays: Mapping[str,
             for start in range(first, last, group):
                 positions_B = np.arange(start, min(start + group, last), dtype=np.int64)
                 part = slice(start, start + len(positions_B))
-                own = [positions_B, pool.ids(positions_B).cast(pa.string()), available_N[part]]
+                own = [positions_B, pool.ids(positions_B).cast(pa.string()), *(mask_N[part] for mask_N in masks)]
                 columns = [*own, *(_column(array[part]) for array in arrays.values())]
                 writer.write_table(pa.table(columns, names=schema.names).cast(schema))
     return files
@@ -178,8 +197,8 @@ def _entry(
     arrays: Mapping[str, npt.NDArray[Any]],
     files: list[Path],
     *,
-    available: int,
-    labeled: int,
+    pool: Pool,
+    counts: Mapping[str, int],
 ) -> dict[str, Any]:
     from datasets import DatasetInfo, SplitDict, SplitInfo
 
@@ -192,21 +211,22 @@ def _entry(
         download_size=sum(file.stat().st_size for file in files),
         dataset_size=content,
     )
-    lineage = dataclasses.asdict(selection.lineage)
-    kept = ("round", "seed", "parent", "scoring", "recipe_sha256", "versions")
+    lineage = kept_lineage(selection, pool)
+    kept = ("pool", "proxy", "round", "seed", "parent", "recipe_sha256", "versions")
+    signals = {name: {"dtype": "float32", "shape": list(array.shape)} for name, array in arrays.items()}
+    if selection.lineage.strategy in signals and (epochs := selection.lineage.options.get("epochs")):
+        signals[selection.lineage.strategy]["epochs"] = epochs
     return {
         "created": now(),
         "rows": num_rows,
-        "available": available,
-        "labeled": labeled,
-        "signals": {name: {"dtype": "float32", "shape": list(array.shape)} for name, array in arrays.items()},
+        **counts,
+        "signals": signals,
         "class_names": list(model.step["inputs"]["classes"]),
         "dataset_info": info._to_yaml_dict(),
         "lineage": {
-            "pool": pool_of(selection),
-            "proxy": shareable(lineage["proxy"]),
-            "labeled_size": model.labeled_size,
             **{name: lineage[name] for name in kept},
+            "labeled_size": model.labeled_size,
+            "scoring": {**lineage["scoring"], "rows": num_rows},  # the round itself may have looked at fewer
         },
         "source_card": source_card(selection),
     }

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from svp_nlp.strategy_spec import StrategySpec
 _DATA_FILE = "selection.parquet"
 _SEED = re.compile(r"seed-(\d+)")
 _ROUND = re.compile(r"(?:round|keep)-(\d+)")  # whatever else lies beside them, such as copies, is not the run's
+PART = "part"  # among the facts of a pool: its rows are a part of those at its path, drawn at random
 _PATHS = frozenset({"path", "model_name_or_path", "name_or_path", "_name_or_path"})
 
 
@@ -52,6 +54,11 @@ class Source:
         """What the run was started with; empty for a selection by itself."""
         found: dict[str, Any] = {} if self.run_dir is None else read_json(self.run_dir / RECIPE_FILE)
         return found
+
+    @property
+    def of_part(self) -> bool:
+        """Whether the pool of the run is a part of the rows at its path."""
+        return (self.recipe.get("pool") or {}).get("rows") is not None
 
 
 def find_source(
@@ -167,7 +174,7 @@ def open_source(source: Source, *, pool: Pool | None = None) -> tuple[SelectedRo
     last = selections[-1]
     if pool is None:
         try:
-            pool = open_pool(last)
+            pool = open_pool(last, of_part=source.of_part)
         except PoolError as error:
             raise PoolError(f"the pool of this run: {error}; give where it is now (--pool)") from None
     if pool.fingerprint != last.lineage.pool["fingerprint"]:
@@ -216,11 +223,24 @@ def scores_of(selections: list[Selection]) -> FloatN:
     )
 
 
-def open_pool(selection: Selection, *, path: str | None = None) -> Pool:
-    """The pool that a selection was made from, as its lineage names it; `path`: where it lies now."""
-    names = {field.name for field in dataclasses.fields(PoolRef)}
-    ref = {name: value for name, value in selection.lineage.pool.items() if name in names}
-    return PoolRef(**(ref if path is None else ref | {"path": path, "revision": None, "streaming": False})).open()
+def open_pool(selection: Selection, *, path: str | None = None, of_part: bool = False) -> Pool:
+    """The pool that a selection was made from, as its lineage names it.
+
+    Args:
+        path: where it lies now; None: where it lay.
+        of_part: it is a part of the rows that lie there, which not every lineage tells.
+    """
+    pool = {**selection.lineage.pool, **({PART: True} if of_part else {})}
+    if path is not None:
+        pool |= {"path": path, "revision": None, "streaming": False}
+    return pool_ref(pool).open()
+
+
+def pool_ref(pool: Mapping[str, Any]) -> PoolRef:
+    """Where a pool lives, from its facts in a lineage."""
+    # Its rows are asked for only where they are a part: they are copied into memory.
+    names = {field.name for field in dataclasses.fields(PoolRef)} - ({"rows"} if not pool.get(PART) else set())
+    return PoolRef(**{name: value for name, value in pool.items() if name in names})
 
 
 def shareable(value: Any, *, name: str = "") -> Any:
@@ -241,10 +261,23 @@ def shareable(value: Any, *, name: str = "") -> Any:
     return value
 
 
-def pool_of(selection: Selection) -> dict[str, Any]:
-    """The pool of a selection as others may know it."""
-    pool = json.loads(json.dumps(dict(selection.lineage.pool)))
-    on_hub = pool.get("revision") is not None
+def pool_of(selection: Selection, pool: Pool | None = None) -> dict[str, Any]:
+    """The pool of a selection as others may know it.
+
+    Args:
+        pool: it, to tell whether it is a part of the rows at its path.
+    """
+    facts = json.loads(json.dumps(dict(selection.lineage.pool)))
+    on_hub = facts.get("revision") is not None
     # A folder of the same name may lie here by now, or the pool's own not any more: the revision tells what it was.
-    path = pool["path"] if on_hub else scrub(Path(pool["path"]).name)
-    return {**shareable(pool), "path": path, "on_hub": on_hub}
+    path = facts["path"] if on_hub else scrub(Path(facts["path"]).name)
+    part = {PART: True} if pool is not None and pool.ref.rows is not None else {}
+    return {**shareable(facts), "path": path, "on_hub": on_hub, **part}
+
+
+def kept_lineage(selection: Selection, pool: Pool | None = None) -> dict[str, Any]:
+    """The lineage of a selection as others may know it: JSON values, `options` only where there are any."""
+    lineage = dataclasses.asdict(selection.lineage)
+    options = lineage.pop("options")
+    kept = {**lineage, "pool": pool_of(selection, pool), "proxy": shareable(lineage["proxy"])}
+    return kept if not options else {**kept, "options": shareable(options)}
