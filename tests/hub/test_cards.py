@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,8 @@ from localhub.cards import validate_card
 from markdown_it import MarkdownIt
 
 from svp_nlp.hub.card import model_card, selection_card, signals_card, size_category
+from svp_nlp.hub.card_words import _PICKED
+from svp_nlp.strategies import STRATEGIES
 
 
 def html_of(card):
@@ -162,6 +165,86 @@ def test_the_way_rows_were_chosen_is_told_in_words_that_fit():
     assert "start set" not in told
     start = selection_entry(lineage=LINEAGE | {"strategy": "random", "proxy": None, "scoring": {}})
     assert "drawn at random" in html_of(selection_card(context_of({"default": start})))
+
+
+def told_of(strategy, options=None, *, scored=120_000, **changes):
+    """How rows were chosen, and the lineage."""
+    lineage = LINEAGE | {"strategy": strategy, "options": options or {}, "scoring": {"rows": scored}} | changes
+    return html_of(selection_card(context_of({"default": selection_entry(lineage=lineage)})))
+
+
+def test_every_strategy_that_asks_a_model_has_words_for_what_it_looks_for():
+    assert set(_PICKED) == {name for name, strategy in STRATEGIES.items() if strategy.needs_model}
+
+
+def test_a_core_set_was_chosen_by_a_model_of_all_labels():
+    core_set = {"budget": 358, "labeled_size": 358, "round": 1}
+    assert "learned from all rows that have a label and then looked at all 120,000 rows" in told_of(
+        "margin", **core_set
+    )
+    told = told_of("forgetting_events", {"epochs": 20}, **core_set)
+    assert "learned from all rows that have a label. The 358 rows that it got right and then wrong again" in told
+    assert "(strategy <code>forgetting_events</code> in the first 20 epochs, round 1)" in told
+    assert "<td>the first 20 epochs</td>" in told
+    told = told_of("aum", {"strata": {"count": 50, "drop_hardest": "10%"}}, **core_set)
+    assert "The 358 rows from easy to hard alike, but for the hardest 10%, were picked" in told
+    assert "<td>50, without the hardest 10%</td>" in told
+
+
+def test_candidates_and_reduced_pools_are_told():
+    told = told_of("badge", {"candidates": "2%", "candidate_rows": 2_400}, scored=2_639)
+    assert "looked at 2,639 of the 120,000 rows of the pool. Candidates were 2,400 rows drawn at random." in told
+    assert "<td>2,400, drawn at random</td>" in told
+    told = told_of("badge", {"candidates": 2400, "prefilter": "margin", "candidate_rows": 2_400}, scored=2_639)
+    assert (
+        "looked at all 120,000 rows of the pool. Candidates were the 2,400 rows whose two most likely classes" in told
+    )
+    assert "<td>2,400, the highest by <code>margin</code></td>" in told
+    reduce = {"kind": "seals", "neighbours": 100, "encoder": None}
+    told = told_of("margin", {"reduce": reduce, "scored_rows": 9_000, "drawn_at_random": 12}, scored=9_000)
+    assert "looked at 9,000 of the 120,000 rows of the pool (those most similar to rows with a label)." in told
+    assert "<td>9,000 rows by <code>seals</code>, 12 of them drawn at random</td>" in told
+    assert "(those over" not in told_of("margin", {"reduce": {"kind": "ups"}, "scored_rows": 120_000})
+
+
+def test_options_that_others_wrote_break_nothing():
+    for text in HOSTILE:
+        options = {
+            "candidates": text,
+            "prefilter": text,
+            "reduce": {"kind": text},
+            "strata": {"count": text, "drop_hardest": text},
+        }
+        card = selection_card(
+            context_of({"default": selection_entry(lineage=LINEAGE | {"options": options | {"epochs": text}})})
+        )
+        assert all(len(set(shape)) == 1 for shape in table_shapes(card))
+        assert "<script" not in html_of(card) and "<img" not in html_of(card)
+
+
+IMAGES = POOL | {"modality": "image", "columns": ["picture"]}
+
+
+@pytest.mark.parametrize("part", [False, True])
+@pytest.mark.parametrize("on_hub", [False, True])
+def test_cards_of_image_pools_speak_of_images(on_hub, part):
+    where = {} if on_hub else {"path": "photos", "on_hub": False, "revision": None}
+    lineage = LINEAGE | {"pool": IMAGES | where | ({"part": True} if part else {})}
+    cards = [
+        selection_card(context_of({"default": selection_entry(lineage=lineage, index_only=True)})),
+        signals_card(context_of({"default": signals_entry(lineage=lineage)}, kind="signals")),
+        model_card(context_of({"default": model_entry(lineage=lineage, kind="resnet")}, kind="model")),
+    ]
+    for card in cards:
+        assert not re.search(r"\btexts?\b", parts_of(card)[1])
+        assert "image-classification" in card
+        for block in MarkdownIt("commonmark").parse(card):
+            if block.type == "fence" and block.info == "python":
+                compile(block.content, "card", "exec")
+    for card in cards[:2]:
+        assert ('image_column="picture", split="train"' in card) == (not on_hub)
+        assert ("rows=120000" in card) == (part and not on_hub)
+    assert ("images = pool.select(" in cards[0]) == (on_hub and not part)
 
 
 def test_a_pool_that_is_a_file_is_no_source_dataset():
