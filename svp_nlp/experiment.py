@@ -306,8 +306,8 @@ def _add_target(
     if target.classes_predicted == 1:
         what = workspace.pool.ref.modality
         warning = (
-            f"{arm.name}: the target on {round_.labeled_size:,} labels gives one class for every {what}: it has learned "
-            "nothing, and what it says about choosing means nothing; train it longer (training.min_train_steps)"
+            f"{arm.name}: the target on {round_.labeled_size:,} labels gives one class for every {what}: it has "
+            "learned nothing, and what it says about choosing means nothing; train it longer (training.min_train_steps)"
         )
         log.warning("%s", warning)
         results["warnings"].append(warning)

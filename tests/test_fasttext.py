@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from svp_nlp.errors import Interrupted, ModelError, RecipeError, TrainingError
 from svp_nlp.models import fasttext_native as native
-from svp_nlp.models import load_predictor
+from svp_nlp.models import load_predictor, threads
 from svp_nlp.models.base import FitContext, Labeled
 from svp_nlp.models.fasttext import FastTextLearner, FastTextPredictor, FastTextSpec, resolve
 
@@ -34,7 +34,7 @@ def fit(
 def test_a_wrong_thread_count_is_refused(monkeypatch, value):
     monkeypatch.setenv("SVP_NUM_THREADS", value)
     with pytest.raises(RecipeError, match="SVP_NUM_THREADS"):
-        native.num_threads()
+        threads.num_threads()
 
 
 @pytest.mark.parametrize("normalize", ["none", "svp"])

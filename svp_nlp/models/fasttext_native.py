@@ -6,7 +6,6 @@ Shape legend: W words, S touched buckets, R = W + S rows of the input matrix, D 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from svp_nlp.arrays import keyed_hash
-from svp_nlp.errors import ModelError, RecipeError, TrainingError
+from svp_nlp.errors import ModelError, TrainingError
 from svp_nlp.models import fasttext_kernels as kernels
 from svp_nlp.models.base import texts_of as texts_of
 from svp_nlp.models.normalize import Normalization, normalize_buffers, text_buffers
+from svp_nlp.models.threads import num_threads
 
 _ROWS_PER_BLOCK = 1024  # milliseconds of work: threads end together, and a block stays in cache between passes
 _ROWS_PER_PART = 16_384  # texts that are read again at once
@@ -132,21 +132,6 @@ def _scratch(offsets: Array) -> tuple[Array, Array, Array, Array]:
 
 def _bitmap_words(bucket: int) -> int:
     return bucket // 64 + 1
-
-
-def num_threads() -> int:
-    """Threads for scoring: SVP_NUM_THREADS, else the processors that this process may use. Never changes a result.
-
-    Raises:
-        RecipeError: SVP_NUM_THREADS is not a positive whole number.
-    """
-    value = os.environ.get("SVP_NUM_THREADS", "")
-    if value:
-        if not value.isdecimal() or int(value) < 1:
-            raise RecipeError(f"SVP_NUM_THREADS is {value!r}; expected a whole number from 1 on, or unset it")
-        return int(value)
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from svp_nlp.arrays import IntK, IntN
 from svp_nlp.errors import ModelError
+from svp_nlp.models.threads import num_threads
 from svp_nlp.pictures import BadImageError, clear_image_errors, open_image
 from svp_nlp.pool import IMAGE
 
@@ -225,8 +226,6 @@ class ImageExamples:
 
     def _decode(self, rows_B: IntK, region: Callable[[int, int, int], Box] | None = None) -> tuple[Pixels, int]:
         """uint8 [B, S, S, 3], and how many images were not of this size."""
-        from svp_nlp.models.fasttext_native import num_threads  # numba takes half a second to import
-
         out = np.empty((len(rows_B), self.size, self.size, 3), dtype=np.uint8)
 
         def work(start: int) -> int:
