@@ -14,7 +14,7 @@ _PICKED = {  # what a strategy looks for, after "the 358 rows"
     "margin": "whose two most likely classes were closest to each other",
     "entropy": "over which it was most undecided between all classes",
     "least_confidence": "of whose most likely class it was least sure",
-    "greedy_k_centers": "each of which was farthest from all that were picked or had a label before it",
+    "greedy_k_centers": "each of which lay farthest from all that had a label and all picks before it",
     "facility_location": "that together stand best for all the others",
     "badge": "over which it had doubts, and which differ from each other",
     "cluster_margin": "over which it had doubts, spread over groups of similar rows",
@@ -65,12 +65,12 @@ def how_chosen(entry: Facts) -> Markdown:
         sentences.append(f"Candidates were {number}{which}.")
     how, details = str(_wanted(strategy)), [f"strategy {code(strategy)}"]
     if options.get("epochs"):
-        details.append(f"in {first_epochs(options['epochs'])}")
+        details[0] += f" in {first_epochs(options['epochs'])}"
     if strata := options.get("strata"):
         how = f"from easy to hard alike, but for the hardest {escape(strata.get('drop_hardest'))},"
-        details.append(f"in {count(strata.get('count'))} strata")
-    where = f"{' '.join(details)}, round {int(lineage['round'])}"
-    return Markdown(" ".join([*sentences, f"The {count(picked)} rows {how} were picked ({where})."]))
+        details.append(f"{count(strata.get('count'))} strata")
+    details.append(f"round {int(lineage['round'])}")
+    return Markdown(" ".join([*sentences, f"The {count(picked)} rows {how} were picked ({', '.join(details)})."]))
 
 
 def _wanted(strategy: Any) -> Markdown:
