@@ -36,9 +36,8 @@ def facility_location(
     is no option to set, and the first pick without labels is the row nearest to the mean of all. Exactly the picks of
     plain greedy: upper bounds of gains are kept, and only the highest are worked out again.
 
-    Cost: O(N^2 D) once, as matrix products, for the first bounds; then O(N D) for each gain worked out (50 a pick in
-    100,000 x 64, where 1,000 picks take 73 CPU seconds); memory O(N)
-    beside two copies of the rows in use.
+    Cost: O(N^2 D) once, as matrix products, for the first bounds; then O(N D) for each gain worked out, about 50 a
+    pick at 30,000 x 64; 1,000 picks of 100,000 x 64 take 73 CPU seconds. Memory O(N) beside two copies of the rows.
 
     Args:
         embeddings_ND: finite floats, of the rows in use; the others are not read.
