@@ -134,7 +134,7 @@ def small_text(embeddings_ND: np.ndarray) -> Callable[[int], str]:
 
     def run(rows_ND: np.ndarray) -> None:
         # Its unlabelled positions are used as rows (a defect): with the labelled row last they are.
-        greedy_coreset(rows_ND, np.arange(len(rows_ND) - 1), np.array([len(rows_ND) - 1]), PEER_PICKS)
+        greedy_coreset(rows_ND, np.arange(len(rows_ND) - 1), np.array([len(rows_ND) - 1]), PEER_PICKS, "euclidean")
 
     return peer_seconds("small-text", run, embeddings_ND)
 
