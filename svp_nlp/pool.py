@@ -150,7 +150,7 @@ class Pool:
         if table.num_rows == 0:
             raise PoolError(f"{self._where}: no row; expected at least one")
         self._rows = Rows(table)
-        if ref.rows is not None:
+        if ref.rows is not None and ref.rows != len(self):
             self._dataset, self.source_key = self._some(ref.rows)
             self._rows = Rows(self._dataset.data.table)
         self._check_columns()

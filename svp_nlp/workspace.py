@@ -222,6 +222,7 @@ def rank(
     """Pick `budget` unlabelled rows by the signals of a round, once; returns them and the seconds."""
     pool, seed = workspace.pool, workspace.seed
     ref = pool.ref
+    part = {} if ref.rows is None else {"part": True}  # `rows` alone does not tell a part of a source from all of it
     inputs = {
         "strategy": strategy.name,
         "budget": budget,
@@ -242,7 +243,7 @@ def rank(
         if not ranks.is_main:
             return {}
         lineage = Lineage(
-            pool={**ref.meaning, "rows": len(pool), "fingerprint": pool.fingerprint},
+            pool={**ref.meaning, "rows": len(pool), "fingerprint": pool.fingerprint, **part},
             strategy=strategy.name,
             budget=budget,
             round=round,

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from svp_nlp.models.compiled import eight_bytes, inner, jit, popcount, prefetch, row_columns
+from svp_nlp.compiled import eight_bytes, inner, jit, popcount, prefetch, row_columns
 
 EOS = b"</s>"
 LABEL_PREFIX = b"__label__"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from svp_nlp.models.compiled import jit
+from svp_nlp.compiled import jit
 
 Normalization: TypeAlias = Literal["none", "svp"]
 

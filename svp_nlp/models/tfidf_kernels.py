@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from svp_nlp.models.compiled import jit, prefetch
+from svp_nlp.compiled import jit, prefetch
 
 _AHEAD = 12  # features; a row of weights comes from memory in the time that these take
 _MIX = np.uint64(0x9E3779B97F4A7C15)

@@ -6,7 +6,6 @@ Machine code is kept on disk and renewed when this file changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba as nb
@@ -15,21 +14,14 @@ from llvmlite import ir
 from numba import extending
 from numba.core import cgutils as _cgutils
 
+from svp_nlp.compiled import jit
+
 _intrinsic: Any = extending.intrinsic  # numba's own types are too narrow for what they return
 cgutils: Any = _cgutils
-_njit: Any = nb.njit
 _LANES = 8
 _AHEAD = 8  # rows that are on their way from memory while one is worked on
 
 FREE, PICKED, BEHIND = 0, 1, 2  # what has become of a member of a block
-
-
-def _jit(function: Callable[..., Any]) -> Any:
-    """Compile on first use, without fastmath; keep the machine code on disk where there is a place to keep it."""
-    try:
-        return _njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # no folder can be written: compile in each process
-        return _njit(nogil=True, error_model="numpy")(function)
 
 
 def _distance(typing_context: Any, one: Any, row: Any, other: Any, place: Any) -> Any:
@@ -107,7 +99,7 @@ def _fetch(typing_context: Any, matrix: Any, row: Any) -> Any:
 fetch: Any = _intrinsic(_fetch)
 
 
-@_jit
+@jit
 def smallest(products_KB: Any, squares_K: Any, crosses_K: Any, radii_B: Any, out_B: Any) -> None:
     """out_B = min(out_B, min over k of products_KB + squares_K + crosses_K radii_B), all float32."""
     for k in range(len(squares_K)):
@@ -117,7 +109,7 @@ def smallest(products_KB: Any, squares_K: Any, crosses_K: Any, radii_B: Any, out
             out_B[i] = value if value < out_B[i] else out_B[i]
 
 
-@_jit
+@jit
 def settle(
     products_KM: Any, centres_KD: Any, members_MD: Any, centre_squares_K: Any, member_squares_M: Any, bound_3: Any,
     unit: float, first: int, covered_M: Any, upper_M: Any, value_M: Any,
@@ -141,7 +133,7 @@ def settle(
                     value_M[i] = value
 
 
-@_jit
+@jit
 def pick_members(
     products_MM: Any, members_MD: Any, squares_M: Any, hash_M: Any, bound_3: Any, unit: float, rest_value: float,
     rest_hash: int, value_M: Any, state_M: Any, covered_M: Any, order_K: Any,
@@ -186,7 +178,7 @@ def pick_members(
     return count
 
 
-@_jit
+@jit
 def pick_pruned(
     source_ND: Any, rows_R: Any, hash_R: Any, start_L: Any, budget: int, margin: float, picks_K: Any, pairs_K: Any
 ) -> int:

@@ -8,23 +8,14 @@ picks on any machine nor exact ties. The price is a third of its speed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba as nb
 import numpy as np
 
-_njit: Any = nb.njit
+from svp_nlp.compiled import bound, jit
 
 
-def _jit(function: Callable[..., Any], *, fastmath: bool = False) -> Any:
-    try:
-        return _njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)(function)
-    except RuntimeError:  # no folder can be written to keep the machine code in: compile in each process
-        return _njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
-
-
-@_jit
+@jit
 def _squared(tile_DB: Any, row_D: Any, out_B: Any) -> None:
     width = len(row_D)
     out_B[:] = 0
@@ -44,7 +35,7 @@ def _squared(tile_DB: Any, row_D: Any, out_B: Any) -> None:
             out_B[b] += t0 * t0
 
 
-@_jit
+@jit
 def distances(blocks_TDB: Any, rows_KD: Any, out_KTB: Any) -> None:
     """Squared distances of all rows in the tiles to K rows."""
     for t in range(len(blocks_TDB)):
@@ -52,7 +43,7 @@ def distances(blocks_TDB: Any, rows_KD: Any, out_KTB: Any) -> None:
             _squared(blocks_TDB[t], rows_KD[k], out_KTB[k, t])
 
 
-@_jit
+@jit
 def inner_products(blocks_TDB: Any, rows_KD: Any, out_KTB: Any) -> None:
     """Inner products of all rows in the tiles with K rows."""
     out_KTB[:] = 0
@@ -64,7 +55,7 @@ def inner_products(blocks_TDB: Any, rows_KD: Any, out_KTB: Any) -> None:
                     out_KTB[k, t, b] += blocks_TDB[t, d, b] * r
 
 
-@_jit
+@jit
 def nearest(blocks_TDB: Any, rows_KD: Any, best_TB: Any, which_TB: Any) -> None:
     """The nearest of K rows, the first of equally near ones, and its squared distance."""
     work_B = np.empty(blocks_TDB.shape[2], np.float32)
@@ -77,7 +68,7 @@ def nearest(blocks_TDB: Any, rows_KD: Any, best_TB: Any, which_TB: Any) -> None:
                     which_TB[t, b] = k
 
 
-@_jit
+@jit
 def ball_counts(blocks_TDB: Any, rows_KD: Any, squared_radius: Any, counted_TB: Any, out_K: Any) -> None:
     """How many of the rows that count lie nearer than the radius to each of K rows."""
     work_B = np.empty(blocks_TDB.shape[2], np.float32)
@@ -91,7 +82,7 @@ def ball_counts(blocks_TDB: Any, rows_KD: Any, squared_radius: Any, counted_TB: 
             out_K[k] += inside
 
 
-@_jit
+@jit
 def gains(blocks_TDB: Any, rows_KD: Any, best_TB: Any, out_K: Any) -> None:
     """By how much each of K rows would lower the sum of `best_TB`, the squared distances to the nearest pick.
 
@@ -113,12 +104,7 @@ def gains(blocks_TDB: Any, rows_KD: Any, best_TB: Any, out_K: Any) -> None:
         out_K[k] = total
 
 
-def _bounds(function: Callable[..., Any]) -> Any:
-    """Compile what only bounds a result from above: its sums may be taken in any order."""
-    return _jit(function, fastmath=True)
-
-
-@_bounds
+@bound
 def pair_gains(
     products_IJ: Any, norms_I: Any, norms_J: Any, best_I: Any, best_J: Any, sums_I: Any, sums_J: Any
 ) -> None:
@@ -132,7 +118,7 @@ def pair_gains(
         sums_I[i] += total
 
 
-@_bounds
+@bound
 def pair_counts(
     products_IJ: Any,
     norms_I: Any,

@@ -20,10 +20,20 @@ _njit: Any = nb.njit
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile on first use; keep the machine code on disk where there is a place to keep it."""
+    return _compiled(function, fastmath=False)
+
+
+def bound(function: Callable[..., Any]) -> Any:
+    """As `jit`, for what only bounds a result: its sums may be taken in any order, which is faster."""
+    return _compiled(function, fastmath=True)
+
+
+def _compiled(function: Callable[..., Any], *, fastmath: bool) -> Any:
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     try:
-        return _njit(cache=True, nogil=True, error_model="numpy")(function)
+        return _njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written: compile in each process
-        return _njit(nogil=True, error_model="numpy")(function)
+        return _njit(**options)(function)
 
 
 def inner(function: Callable[..., Any]) -> Any:
