@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from svp_nlp.arrays import keyed_hash
@@ -57,6 +57,7 @@ def brute_force(embeddings, available, labeled, budget, keys, seed) -> list[int]
 KINDS = {
     "normal": lambda rng, rows, width: rng.standard_normal((rows, width)),
     "lattice": lambda rng, rows, width: rng.integers(0, 3, (rows, width)),
+    "wide lattice": lambda rng, rows, width: rng.integers(-3, 4, (rows, width)),
     "duplicates": lambda rng, rows, width: rng.standard_normal((rows, width))[rng.integers(0, rows // 3 + 1, rows)],
     "zeros": lambda rng, rows, width: np.zeros((rows, width)),
     "one-hot": lambda rng, rows, width: np.eye(rows, width),
@@ -97,6 +98,9 @@ def on_torch(embeddings_ND, positions_R, frame, radii_R):
     kind=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 2**31), rows=st.integers(1, 90), width=st.integers(1, 20),
     part=st.sampled_from([0.0, 0.1, 0.5, 1.0]), some_labeled=st.booleans(), members=st.integers(1, 40),
 )  # fmt: skip
+# The best member of a block is as far as the best of the others, whose hash is smaller.
+@example(kind="wide lattice", seed=137, rows=60, width=3, part=1.0, some_labeled=True, members=2)
+@example(kind="wide lattice", seed=212, rows=60, width=3, part=1.0, some_labeled=False, members=4)
 def test_every_variant_and_block_size_picks_what_brute_force_picks(
     kind, seed, rows, width, part, some_labeled, members
 ):
@@ -139,6 +143,39 @@ def test_the_bounds_of_products_hold_for_every_row(kind, seed, width):
             renew(part, take(embeddings, np.array([row])), number)
             nearest = np.minimum(nearest, squared_distances(embeddings, row))
         assert (part.upper_R >= nearest[problem.available_R] * frame.unit).all()
+
+
+class InOrder(NumpyProducts):
+    """Products whose sums run from first to last in float32: as far off as they may be."""
+
+    def smallest(self, centres_KD, squares_K, crosses_K):
+        rows_RD = self.frame.apply(take(self.embeddings_ND, self.positions_R))
+        products_KR = np.cumsum(centres_KD[:, None] * rows_RD, axis=2)[..., -1]
+        return (products_KR + (squares_K[:, None] + crosses_K[:, None] * self.radii_R)).min(axis=0)
+
+
+def test_bounds_hold_where_all_roundings_of_a_product_are_to_one_side():
+    # Sums of equal terms: depending on the term nearly all partial sums are rounded up, or nearly all down.
+    levels = np.concatenate([np.linspace(1, 2, 400), -np.linspace(1, 2, 400)])  # no mean to be shifted by
+    embeddings = np.repeat(levels[:, None], 1500, axis=1).astype(np.float32)
+    centre = np.full((1, 1500), 3, np.float32)
+    everywhere = np.arange(800)
+    frame = problem_of(embeddings, everywhere >= 0, everywhere < 0, everywhere.astype(np.uint64), 0).frame()
+    assert frame.shift_D is None
+    part = make_part(embeddings, everywhere, hash_R=everywhere, frame=frame, make_products=InOrder)
+    true = ((embeddings.astype(np.float64) - 3) ** 2).sum(axis=1) * frame.unit
+    part.exact_R[:] = np.nextafter(true, np.inf)  # to earlier centres: just farther than the new one
+    renew(part, centre, 0)
+    assert (part.upper_R >= true).all()
+    assert (part.covered_R == 0).all()
+
+
+@pytest.mark.parametrize("labeled", [[0], [0, 4]])  # of the same list as the new centre, and of another
+def test_a_row_just_beyond_half_way_to_a_new_centre_moves_to_it(labeled):
+    points = np.float32([[0], [1.98], [1], [-0.99], [3.9]])  # 1 is nearer to 1.98 than to 0, by a little
+    rows, centres = np.array([1, 2, 3]), np.array(labeled)
+    picks = pick_by_pruning(Problem(points, rows, centres, rows.astype(np.uint64), 4.0), 3)
+    assert picks.tolist() == [1, 3, 2]
 
 
 def in_threads(parts, budget, seed, **options):
