@@ -66,7 +66,6 @@ def badge(
         products_M *= inner_products(errors, errors.take(last))[0]
         distances_M = norms_M + norms_M[last] - 2 * products_M  # exactly 0 for equal rows, see squared_norms
         np.minimum(chances_M, np.maximum(distances_M, 0), out=chances_M)
-        chances_M[last] = 0
         drawn = draw(chances_M, float(uniforms_K[len(picked)]))
         if drawn < 0:
             left_M = np.ones(len(positions_M), dtype=np.bool_)

@@ -141,7 +141,7 @@ def test_lazy_facility_location_is_plain_greedy_over_several_tiles():
     assert picks.positions_K.tolist() == plain_facility_location(x, available, labeled, 25, keys, 1)
 
 
-@pytest.mark.parametrize("shift", [0, 5])
+@pytest.mark.parametrize("shift", [0, 5, 3000])  # at 3,000 products are off by more than the distances
 def test_first_bounds_are_never_below_what_they_bound_and_close_to_it(shift):
     rng = np.random.default_rng(8)
     tiled = cut((rng.normal(size=(1_500, 20)) + shift).astype(np.float32))  # two runs of tiles and a bit
@@ -151,12 +151,18 @@ def test_first_bounds_are_never_below_what_they_bound_and_close_to_it(shift):
     exact = np.array(tiles.gains(tiled, everything, tiled.lanes(best)))
     bounds = gain_bounds(tiled, tiled.lanes(best))
     assert (bounds >= exact).all()
-    assert (bounds - exact).mean() < 0.02 * exact.mean()
+    assert (bounds - exact).mean() < 0.02 * exact.mean() or shift == 3000
     counted, radius = tiled.lanes(best > 12), np.float32(15)
     exact = np.array(tiles.ball_counts(tiled, everything, counted, squared_radius=radius))
     bounds = count_bounds(tiled, counted, squared_radius=radius)
     assert (bounds >= exact).all()
-    assert (bounds - exact).mean() < 0.02 * exact.mean()
+    assert (bounds - exact).mean() < 0.02 * exact.mean() or shift == 3000
+
+
+@pytest.mark.parametrize("gain", 1 + np.arange(8) / 2**17)  # sums of some of them are rounded down again and again
+def test_first_bounds_allow_for_what_sums_in_float32_lose(gain):
+    tiled = cut(np.zeros((1024, 1), np.float32))
+    assert (gain_bounds(tiled, tiled.lanes(np.full(1024, gain, np.float32))) >= 1024 * np.float32(gain)).all()
 
 
 def explicit_badge(probs, x, available, budget, keys, seed):
@@ -211,7 +217,7 @@ def round_robin(cluster, margins, available, budget, keys, seed):
 
 
 @pytest.mark.parametrize("most_rows_for_hac", [4096, 10])
-@pytest.mark.parametrize("budget", [3, 8, 40])
+@pytest.mark.parametrize("budget", [1, 2, 3, 8, 40])
 def test_cluster_margin_goes_round_the_clusters_of_the_smallest_margins(monkeypatch, most_rows_for_hac, budget):
     monkeypatch.setattr(clusters, "_MOST_ROWS_FOR_HAC", most_rows_for_hac)
     x, corner = blobs([20, 5, 15, 10, 6, 4])  # 60 rows, six clusters: ten rows to a cluster
@@ -224,16 +230,16 @@ def test_cluster_margin_goes_round_the_clusters_of_the_smallest_margins(monkeypa
 
 
 def test_typiclust_takes_the_most_typical_of_the_largest_clusters_with_the_fewest_labels():
-    sizes = [60, 50, 40, 30, 4]
+    sizes = [60, 50, 40, 30, 5, 4]
     x, corner = blobs(sizes, seed=4, spread=1.0)
     labeled = np.zeros(len(x), bool)
     labeled[[0, 1, 60]] = True  # two in the first blob, one in the second
-    picks = select("typiclust", {"embeddings": x}, budget=2, seed=0, labeled=labeled).positions_K
-    assert corner[picks].tolist() == [2, 3]  # the blob of four is small: it waits
+    picks = select("typiclust", {"embeddings": x}, budget=3, seed=0, labeled=labeled).positions_K
+    assert corner[picks].tolist() == [2, 3, 1]  # the blobs of five and four are small: they wait
     for pick in picks:
         members = np.flatnonzero(corner == corner[pick])
         distances = np.sqrt(((x[members, None] - x[None, members]) ** 2).sum(axis=2))
-        typicality = 1 / np.sort(distances, axis=1)[:, 1:21].mean(axis=1)
+        typicality = np.where(labeled[members], 0, 1 / np.sort(distances, axis=1)[:, 1:21].mean(axis=1))
         assert pick == members[typicality.argmax()]
 
 
