@@ -243,10 +243,10 @@ def test_an_interrupted_table_goes_on_to_the_same_numbers(
     assert [cell.proxy_error for cell in tables[0].cells] == [cell.proxy_error for cell in tables[1].cells]
 
 
-def core_set_run(selectors: dict[str, tuple[float, float, float]], size: int) -> dict[str, Any]:
+def core_set_run(selectors: dict[str, tuple[float, float, float]], *sizes: int) -> dict[str, Any]:
     """A run of two seeds; selector -> seconds of selection, seconds of the target, error (of seed 1: a tenth more)."""
     rounds, rows = [], []
-    for (selector, (selecting, training, error)), seed in itertools.product(selectors.items(), (0, 1)):
+    for (selector, (selecting, training, error)), seed, size in itertools.product(selectors.items(), (0, 1), sizes):
         strategy = "random" if selector == "random" else "forgetting_events"
         base = {"seed": seed, "selector": selector, "strategy": strategy, "labeled_size": size}
         cost = {"proxy_seconds": selecting, "scoring_seconds": 0.0, "ranking_seconds": 0.0}
@@ -270,12 +270,14 @@ def test_a_core_set_is_compared_with_training_on_everything(tmp_path: Path) -> N
         "format": 1, "table": "t", "title": "T", "scale": "gpu", "says": "as published",
         "data": {"given": None, "note": None},
         "rows": [
-            {"name": "coreset_cifar10", "role": "row", "run": core_set_run(selectors, 50)},
+            {"name": "coreset_cifar10", "role": "row", "run": core_set_run(selectors, 40, 50)},
             {"name": "all", "role": "everything", "run": core_set_run({"random": (0.0, 24.0, 0.06)}, 100)},
         ],
     }  # fmt: skip
     table = build_table(results)
-    [cell] = table.cells
+    smaller, cell = table.cells
+    # Each size is picked from the same scores, which are made once.
+    assert smaller.selection_seconds == cell.selection_seconds == Stat(2.0, 0.0, 2)
     assert cell.selection_speedup == Stat(10.0, 0.0, 2)
     assert cell.total_speedup == Stat(2.0, 0.0, 2)
     assert cell.to_random is not None and list(cell.to_random.by_seed.values()) == pytest.approx([-0.1, -0.11])
@@ -442,3 +444,11 @@ def test_seconds_of_different_machines_are_not_compared(results: dict[str, Any])
     assert cells[0].selection_speedup is not None
     assert cells[-1].selection_speedup is None and cells[-1].total_speedup is None
     assert cells[-1].to_target is not None
+
+
+def test_a_seed_that_took_no_time_has_no_speedup(results: dict[str, Any]) -> None:
+    for entry in results["rows"][0]["run"]["rounds"]:
+        if entry["selector"] == "proxy" and entry["seed"] == 1:
+            entry |= {"proxy_seconds": 0.0, "scoring_seconds": 0.0, "ranking_seconds": 0.0}
+    speedup = build_table(results).cells[0].selection_speedup
+    assert speedup is not None and speedup.seeds == 2
