@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from svp_nlp.oracles.column import ColumnOracle
+from svp_nlp.pool import IMAGE
+from svp_nlp.pool_images import read_image
 from svp_nlp.report_thumbnails import thumbnail
 from svp_nlp.strategies import get_strategy, top_k
 from svp_nlp.strategy_spec import StrategySpec
@@ -41,7 +43,9 @@ def _rows(
     workspace: Workspace, positions: npt.NDArray[np.int64], scores_N: npt.NDArray[np.float32] | None
 ) -> list[dict[str, Any]]:
     assert isinstance(workspace.oracle, ColumnOracle)
-    shown = [_shown(value) for value in workspace.pool.take(positions).column(0).to_pylist()]
+    column = workspace.pool.take(positions).column(0)
+    images = workspace.pool.ref.modality == IMAGE
+    shown = [_shown(read_image(value) if images else value.as_py()) for value in column]
     ids = workspace.pool.ids(positions).to_pylist()
     answers = workspace.oracle.answers(positions)
     return [

@@ -23,8 +23,9 @@ from svp_nlp.columns import closest
 from svp_nlp.content import HASH_BYTES, find_duplicates, hash_strings, hash_texts, hex_ids, keys_of
 from svp_nlp.errors import PoolError
 from svp_nlp.files import read_json, write_json
+from svp_nlp.pool_check import PoolCheck
 from svp_nlp.pool_hub import open_hub
-from svp_nlp.pool_images import encoded, hash_images, holds_images, unreadable
+from svp_nlp.pool_images import Images, hash_images, holds_images, read_image, unreadable
 from svp_nlp.pool_source import Source, is_hub_id, open_local
 from svp_nlp.rows import Rows, as_strings, restoring_order
 
@@ -98,32 +99,6 @@ class Shard:
 def cut(num_rows: int, rows: int) -> list[Shard]:
     """Cut `num_rows` rows into shards of `rows`, the last one shorter."""
     return [Shard(index, start, min(start + rows, num_rows)) for index, start in enumerate(range(0, num_rows, rows))]
-
-
-@dataclass(frozen=True)
-class PoolCheck:
-    """What was found in the rows of a pool."""
-
-    rows: int
-    blank: int  # null, empty or white space only
-    first_blank: tuple[int, ...]  # positions
-    duplicates: int  # same content as an earlier row after normalisation
-    first_duplicates: tuple[tuple[int, int], ...]  # (position, position of the first row with this content)
-
-    @property
-    def usable(self) -> int:
-        """Rows that can be picked."""
-        return self.rows - self.blank - self.duplicates
-
-    def lines(self) -> list[str]:
-        """For people, one finding per line."""
-        lines = [f"{self.rows:,} rows, {self.usable:,} usable"]
-        if self.blank:
-            lines.append(f"{self.blank:,} blank rows left out, first at {', '.join(map(str, self.first_blank))}")
-        if self.duplicates:
-            pairs = ", ".join(f"{row} = {first}" for row, first in self.first_duplicates)
-            lines.append(f"{self.duplicates:,} duplicates left out, first {pairs}")
-        return lines
 
 
 class Pool:
@@ -215,13 +190,18 @@ class Pool:
         """The model inputs of a shard in storage order, `batch_size` rows at a time.
 
         Yields:
-            Tables with one column, one chunk, no nulls: `text`, large_string (a missing text is ""), or `image`,
-            large_binary (encoded; b"" where there is none). Zero-copy where one column is the input and no block of
-            the file ends inside the batch.
+            Tables with one column without nulls. `text`: large_string in one chunk (a missing text is ""), zero-copy
+            where one column is the input and no block of the file ends inside the batch. `image`: zero-copy in any
+            number of chunks, large_binary (encoded; one black pixel where there is none) or, where rows are image
+            files, a struct; `pool_images.read_image` reads a value of either.
         """
         for start in range(shard.start, shard.stop, batch_size):
-            pieces = [self._inputs(block) for block in self._rows.slices(start, min(start + batch_size, shard.stop))]
-            yield pa.table({self.ref.modality: pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)})
+            stop = min(start + batch_size, shard.stop)
+            if self.ref.modality == IMAGE:
+                yield self.take(np.arange(start, stop))
+                continue
+            pieces = [self._texts(block) for block in self._rows.slices(start, stop)]
+            yield pa.table({TEXT: pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)})
 
     def take(self, positions_K: npt.ArrayLike) -> pa.Table:
         """The model inputs of some rows, in the order given; positions may repeat.
@@ -232,19 +212,22 @@ class Pool:
             PoolError: a position outside the pool.
         """
         positions_K = self._positions(positions_K)
-        pieces = [self._inputs(block) for block in self._rows.gather(positions_K, self.ref.columns)]
-        nothing = pa.array([], pa.large_string() if self.ref.modality == TEXT else pa.large_binary())
-        inputs = pa.concat_arrays(pieces) if pieces else nothing
+        if self.ref.modality == IMAGE:
+            return pa.table({IMAGE: self._images.take(positions_K, self._blank)})
+        pieces = [self._texts(block) for block in self._rows.gather(positions_K, self.ref.columns)]
+        texts = pa.concat_arrays(pieces) if pieces else pa.array([], pa.large_string())
         order = restoring_order(positions_K)
-        return pa.table({self.ref.modality: inputs if order is None else inputs.take(order)})
+        return pa.table({TEXT: texts if order is None else texts.take(order)})
 
     def dataset(self, positions_K: npt.ArrayLike) -> Dataset:
-        """All columns of some rows, in the order given, with the features of the source; in memory."""
+        """All columns of some rows, in the order given, with the features of the source; texts in memory."""
         from datasets import Dataset
 
         positions_K = self._positions(positions_K)
-        table = pa.Table.from_batches(self._rows.gather(positions_K, self._rows.schema.names), schema=self._rows.schema)
-        order = restoring_order(positions_K)
+        schema, images = self._rows.schema, self.ref.modality == IMAGE
+        blocks = self._rows.view(positions_K) if images else self._rows.gather(positions_K, schema.names)
+        table = pa.Table.from_batches(blocks, schema=schema)
+        order = None if images else restoring_order(positions_K)
         # Without a fingerprint datasets hashes all rows to make one: 150 times as long.
         fingerprint = fingerprint_json([self.source_key, fingerprint_array(positions_K)])
         table = table if order is None else table.take(order)
@@ -306,15 +289,17 @@ class Pool:
                 )
 
     def _some(self, rows: int) -> tuple[Dataset, str]:
-        """So many rows, in memory, in their order; chosen by a hash, for many files are sorted by class."""
+        """So many rows in their order; chosen by a hash, for many files are sorted by class."""
         if not 1 <= rows <= len(self):
             raise PoolError(f"{self._where}: rows is {rows:,}; expected at most the {len(self):,} that it has")
         order_N = np.argsort(keyed_hash(np.arange(len(self)), 0, "rows"), kind="stable")
         return self.dataset(np.sort(order_N[:rows])), fingerprint_json([self.source_key, rows])
 
-    def _inputs(self, block: pa.RecordBatch) -> pa.Array:
-        if self.ref.modality == IMAGE:
-            return encoded(block.column(self.ref.columns[0]))
+    @cached_property
+    def _images(self) -> Images:
+        return Images(self._rows, self.ref.columns[0])
+
+    def _texts(self, block: pa.RecordBatch) -> pa.Array:
         arrays = [as_strings(block.column(name)).fill_null("") for name in self.ref.columns]
         return (
             arrays[0] if len(arrays) == 1 else pc.binary_join_element_wise(*arrays, pa.scalar(" ", pa.large_string()))
@@ -335,16 +320,21 @@ class Pool:
         blank_N = np.zeros(len(self), dtype=bool)
         ids_N = np.empty((len(self) if self.ref.id_column else 0, HASH_BYTES), dtype=np.uint8)
         is_text = self.ref.modality == TEXT
-        hash_of, step = (hash_texts, _BLOCK_ROWS) if is_text else (hash_images, _BLOCK_IMAGES)
+        step = _BLOCK_ROWS if is_text else _BLOCK_IMAGES
         bad: list[tuple[int, str]] = []
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
-            inputs = pa.concat_arrays([self._inputs(block) for block in self._rows.slices(start, stop)])
+            blocks = self._rows.slices(start, stop)
             try:
-                hashes_N[start:stop], blank_N[start:stop] = hash_of(inputs)
+                if is_text:
+                    found = hash_texts(pa.concat_arrays([self._texts(block) for block in blocks]))
+                else:
+                    images = [read_image(value) for block in blocks for value in block.column(self.ref.columns[0])]
+                    found = hash_images(images)
+                    bad += [(start + row, what) for row, what in unreadable(images)]
             except PoolError as error:
                 raise PoolError(f"{self._where}: rows from {start:,} on: {error}") from None
-            bad += [] if is_text else [(start + row, what) for row, what in unreadable(inputs)]
+            hashes_N[start:stop], blank_N[start:stop] = found
             if self.ref.id_column:
                 ids_N[start:stop] = self._hash_ids(start, stop)
         if bad:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from svp_nlp.arrays import BoolN
+from svp_nlp.arrays import BoolN, IntK, IntN
 from svp_nlp.content import HASH_BYTES, HashN
 from svp_nlp.errors import PoolError
+from svp_nlp.rows import Rows, runs
+
+BLACK = b"P6 1 1 255\n\0\0\0"  # an image of one black pixel
 
 _BYTES, _PATH = "bytes", "path"  # the fields of a `datasets.Image` in Arrow
 
@@ -23,36 +27,66 @@ def holds_images(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def encoded(column: pa.Array) -> pa.LargeBinaryArray:
-    """The encoded bytes of each image (PNG, JPEG, ...); empty where there is none.
+def read_image(value: pa.Scalar) -> bytes:
+    """The encoded bytes (PNG, JPEG, ...) of one value of an image column; empty where there is none.
 
-    An image folder has paths in place of bytes; those files are read now.
+    An image folder has a path in place of bytes; that file is read now.
 
     Raises:
-        PoolError: such a file cannot be read.
+        PoolError: the file cannot be read.
     """
-    if not pa.types.is_struct(column.type):
-        return column.cast(pa.large_binary()).fill_null(b"")
-    data = pc.struct_field(column, _BYTES).cast(pa.large_binary())
-    if data.null_count == 0:
-        return data
-    paths = pc.struct_field(column, _PATH).to_pylist()
-    values = data.to_pylist()
-    return pa.array(
-        [_read(path) if value is None else value for value, path in zip(values, paths, strict=True)], pa.large_binary()
-    )
-
-
-def _read(path: str | None) -> bytes:
-    if not path:
-        return b""
+    found = value.as_py()
+    if not isinstance(found, dict):
+        return found or b""
+    data, path = found[_BYTES], found[_PATH]
+    if data is not None or not path:
+        return data or b""
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise PoolError(f"{path}: the image cannot be read ({error.strerror}); put the file back") from None
 
 
-def unreadable(images_B: pa.LargeBinaryArray) -> list[tuple[int, str]]:
+class Images:
+    """The image column of a pool, taken apart without copying or reading an image: half of ImageNet is 70 GB."""
+
+    def __init__(self, rows: Rows, column: str) -> None:
+        self._rows = rows
+        blocks = rows.column(column).chunks
+        self.type: pa.DataType = blocks[0].type
+        if any(_names_files(block) for block in blocks):
+            black = pa.array([{_BYTES: BLACK, _PATH: None}], self.type)
+        else:
+            self.type, black = pa.large_binary(), pa.array([BLACK], pa.large_binary())
+            blocks = [_bytes(block).cast(self.type) for block in blocks]  # from binary this copies the offsets
+        self._blocks = [*blocks, black]
+
+    def take(self, positions_K: IntK, blank: IntN) -> pa.ChunkedArray:
+        """Images in the order given, a chunk for each run of consecutive positions.
+
+        Args:
+            positions_K: which.
+            blank: positions without an image, which get `BLACK`.
+        """
+        block_K, row_K = self._rows.locate(positions_K)
+        blank_K = np.isin(positions_K, blank)
+        block_K[blank_K], row_K[blank_K] = len(self._blocks) - 1, 0
+        chunks = [self._blocks[block].slice(start, rows) for block, start, rows in runs(block_K, row_K)]
+        return pa.chunked_array(chunks, type=self.type)
+
+
+def _bytes(column: pa.Array) -> pa.Array:
+    return pc.struct_field(column, _BYTES) if pa.types.is_struct(column.type) else column
+
+
+def _names_files(column: pa.Array) -> bool:
+    if not pa.types.is_struct(column.type):
+        return False
+    missing = pc.is_null(_bytes(column))
+    return bool(pc.any(pc.and_(missing, pc.is_valid(pc.struct_field(column, _PATH)))).as_py())
+
+
+def unreadable(images_B: Sequence[bytes]) -> list[tuple[int, str]]:
     """Rows whose bytes have not the header of an image, or of one beyond PIL's limit, with what is wrong with them.
 
     About 20 microseconds a row: pixels are not decoded, so a file that is cut short is not noticed.
@@ -61,27 +95,22 @@ def unreadable(images_B: pa.LargeBinaryArray) -> list[tuple[int, str]]:
 
     found = []
     for row, data in enumerate(images_B):
-        if len(content := data.as_py()):
+        if data:
             try:
-                probe_image(content, name="the image")
+                probe_image(data, name="the image")
             except PoolError as error:
                 found.append((row, str(error)))
     return found
 
 
-def hash_images(images_B: pa.LargeBinaryArray) -> tuple[HashN, BoolN]:
+def hash_images(images_B: Iterable[bytes]) -> tuple[HashN, BoolN]:
     """blake2b-128 of the encoded bytes: two encodings of one picture are two images.
 
-    Args:
-        images_B: large_binary without nulls.
     Returns:
         uint8 [B, 16] and bool [B]: there is no image.
     """
-    offsets, values = images_B.buffers()[1:]
-    bounds = np.frombuffer(offsets, dtype=np.int64)[images_B.offset : images_B.offset + len(images_B) + 1]
-    data, edges = memoryview(values if values is not None else b""), bounds.tolist()
-    digests = [
-        hashlib.blake2b(data[edges[row] : edges[row + 1]], digest_size=HASH_BYTES).digest()
-        for row in range(len(images_B))
-    ]
-    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, HASH_BYTES), np.diff(bounds) == 0
+    digests, blank = bytearray(), list[bool]()
+    for data in images_B:
+        digests += hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+        blank.append(not data)
+    return np.frombuffer(digests, dtype=np.uint8).reshape(-1, HASH_BYTES), np.array(blank, dtype=bool)

@@ -38,6 +38,16 @@ class Rows:
             start += rows
             block += 1
 
+    def locate(self, positions_K: IntK) -> tuple[IntK, IntK]:
+        """Of each position its block, as numbered in `column(name).chunks`, and its row there."""
+        block_K = np.searchsorted(self._starts, positions_K, side="right") - 1
+        return block_K, positions_K - self._starts[block_K]
+
+    def view(self, positions_K: IntK) -> Iterator[pa.RecordBatch]:
+        """Rows in the order given, zero-copy: one batch for each run of consecutive positions."""
+        for block, start, rows in runs(*self.locate(positions_K)):
+            yield self._blocks[block].slice(start, rows)
+
     def gather(self, positions_K: IntK, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Rows in ascending order of position, block by block: reading in storage order is what makes this fast."""
         ascending = np.sort(positions_K, kind="stable")
@@ -45,6 +55,14 @@ class Rows:
         for block in np.flatnonzero(np.diff(edges)).tolist():
             rows = ascending[edges[block] : edges[block + 1]] - self._starts[block]
             yield self._blocks[block].select(list(names)).take(pa.array(rows))
+
+
+def runs(block_K: IntK, row_K: IntK) -> list[tuple[int, int, int]]:
+    """Rows that follow one another in one block, as (block, first row, number of rows), in the order given."""
+    ends = np.flatnonzero((np.diff(block_K) != 0) | (np.diff(row_K) != 1)) + 1
+    first = np.concatenate([np.zeros(min(1, len(row_K)), dtype=np.int64), ends])
+    lengths = np.diff(first, append=len(row_K))
+    return list(zip(block_K[first].tolist(), row_K[first].tolist(), lengths.tolist(), strict=True))
 
 
 def restoring_order(positions_K: IntK) -> pa.Array | None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Picture
 
 from svp_nlp import load_pool
+from svp_nlp.data import labeled_rows
 from svp_nlp.errors import PoolError, RecipeError
+from svp_nlp.models.image import image_examples
+from svp_nlp.pool_images import BLACK, read_image
 from svp_nlp.pool_labels import overlap, read_labels
 from svp_nlp.recipe import make_recipe
 
@@ -30,6 +34,10 @@ def write_images(path, images, labels=None) -> str:
     return str(path)
 
 
+def contents(rows: pa.Table) -> list[bytes]:
+    return [read_image(value) for value in rows["image"]]
+
+
 def test_rows_are_the_encoded_bytes_and_ids_their_hash(tmp_path):
     images = [picture(number) for number in range(5)]
     pool = load_pool(write_images(tmp_path / "a.parquet", images), image_column="image")
@@ -47,6 +55,8 @@ def test_missing_and_repeated_images_cannot_be_picked(tmp_path):
     pool = load_pool(write_images(tmp_path / "a.parquet", images), image_column="image")
     assert pool.usable_N.tolist() == [True, False, True, False, False]
     assert pool.check.first_duplicates == ((3, 0),)
+    assert contents(pool.take([4, 2, 1, 0])) == [BLACK, images[2], BLACK, images[0]]  # scored, never picked
+    assert contents(next(pool.batches(pool.shards()[0], 9))) == [images[0], BLACK, images[2], images[0], BLACK]
     test = load_pool(write_images(tmp_path / "t.parquet", [picture(9), picture(1)]), image_column="image")
     assert overlap(pool, test).first == ((2, 1),)
 
@@ -59,14 +69,34 @@ def test_a_folder_of_image_files_has_the_same_rows_as_a_table_of_them(tmp_path):
         for number, data in enumerate(files):
             (tmp_path / "photos" / "train" / name / f"{number}.jpeg").write_bytes(data)
     folder = load_pool(tmp_path / "photos", image_column="image")
-    assert folder.take(range(6))["image"].to_pylist() == images["cat"] + images["dog"]
+    assert contents(folder.take([5, 1, 2])) == [images["dog"][2], *images["cat"][1:]]
     labels = [0, 0, 0, 1, 1, 1]
     table = load_pool(write_images(tmp_path / "a.parquet", images["cat"] + images["dog"], labels), image_column="image")
     assert folder.fingerprint == table.fingerprint
+    sets = [labeled_rows(pool, "label", ("cat", "dog"))[0] for pool in (folder, table)]
+    assert sets[0].fingerprint == sets[1].fingerprint
     assert read_labels(folder, "label").labels_N.tolist() == labels
     (tmp_path / "photos" / "train" / "dog" / "1.jpeg").unlink()
+    examples = image_examples(folder.take(range(6)), size=4, cache_bytes=0)  # a file is read when it is decoded
+    examples.collate(np.array([3, 5]))
     with pytest.raises(PoolError, match=r"1\.jpeg: the image cannot be read"):
-        folder.take([4])
+        examples.collate(np.array([3, 4]))
+
+
+@pytest.mark.parametrize("rows", [None, 30])
+def test_no_image_is_copied_into_memory_before_it_is_decoded(tmp_path, rows):
+    images = [picture(number) + bytes(20_000) for number in range(40)]  # PIL stops where the picture ends
+    pool = load_pool(write_images(tmp_path / "a.parquet", [*images, None]), image_column="image", rows=rows)
+    before = pa.total_allocated_bytes()
+    train = labeled_rows(pool, "label", ("cat", "dog"))[0]
+    batch = next(pool.batches(pool.shards()[0], 25))
+    table = pool.dataset(np.arange(len(pool))[::-1])
+    assert len(train.fingerprint) == 32 and train.fingerprint is train.fingerprint
+    shuffled = pool.take(np.random.default_rng(0).permutation(len(pool)))
+    assert pa.total_allocated_bytes() - before < 30_000  # not two images
+    assert len(set(contents(shuffled))) == len(shuffled) and len(table) == len(pool)
+    assert contents(batch) == contents(pool.take(range(25)))
+    assert all(image in images for image in contents(train.rows)) and len(train) == pool.check.usable
 
 
 @pytest.mark.parametrize(

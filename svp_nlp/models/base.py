@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
@@ -16,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from svp_nlp.arrays import FloatNC, FloatND, IntK, fingerprint_array, fingerprint_json
 from svp_nlp.errors import Interrupted, ModelError
 from svp_nlp.files import sha256_file
+from svp_nlp.pool import IMAGE, Pool
 from svp_nlp.pool import TEXT as TEXT
-from svp_nlp.pool import Pool
+from svp_nlp.pool_images import hash_images, read_image
 
 if TYPE_CHECKING:
     from svp_nlp.models.dynamics import DynamicsRecorder
@@ -119,7 +121,7 @@ class TrainingSpec(Spec):
 class Labeled:
     """Rows with labels: what a learner is fitted or evaluated on."""
 
-    rows: pa.Table  # [L] model inputs only (column `text`)
+    rows: pa.Table  # [L] model inputs only (column `text` or `image`)
     labels_L: npt.NDArray[np.int64]  # in [0, len(class_names))
     positions_L: IntK  # absolute positions in the pool, named in errors and in training dynamics
     class_names: tuple[str, ...]
@@ -130,13 +132,16 @@ class Labeled:
     def __len__(self) -> int:
         return len(self.labels_L)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of inputs, labels and class names; O(bytes of text)."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self.rows.schema) as writer:
-            writer.write_table(self.rows.combine_chunks())
-        content = fingerprint_array(np.frombuffer(sink.getvalue(), np.uint8))
+        """Hash of inputs, labels and class names; O(bytes of text, or of encoded images, which are read one by one)."""
+        if IMAGE in self.rows.column_names:
+            content = fingerprint_array(hash_images(map(read_image, self.rows.column(IMAGE)))[0])
+        else:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, self.rows.schema) as writer:
+                writer.write_table(self.rows.combine_chunks())
+            content = fingerprint_array(np.frombuffer(sink.getvalue(), np.uint8))
         return fingerprint_json([content, fingerprint_array(self.labels_L), list(self.class_names)])
 
 

@@ -29,6 +29,7 @@ from svp_nlp.errors import ModelError
 from svp_nlp.models.threads import num_threads
 from svp_nlp.pictures import BadImageError, clear_image_errors, open_image
 from svp_nlp.pool import IMAGE
+from svp_nlp.pool_images import holds_images, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ _TURNS_ON_SIDE = (5, 6, 7, 8)
 
 
 def images_of(rows: pa.Table) -> pa.ChunkedArray:
-    """The image column of a table: the encoded bytes of each image.
+    """The image column of a table: what `pool_images.read_image` reads, value by value.
 
     Raises:
         ModelError: there is none, or it does not hold bytes.
@@ -65,7 +66,7 @@ def images_of(rows: pa.Table) -> pa.ChunkedArray:
     if IMAGE not in rows.column_names:
         raise ModelError(f"the model reads images, the column {IMAGE!r}; found {rows.column_names}")
     images = rows.column(IMAGE)
-    if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
+    if not holds_images(images.type):
         raise ModelError(
             f"column {IMAGE!r} is of type {images.type}; the model expects binary or large_binary: encoded images"
         )
@@ -233,7 +234,7 @@ class ImageExamples:
             for row in range(start, min(start + block, len(rows_B))):
                 of_row = self.region if region is None else functools.partial(region, row)
                 with clear_image_errors(self._name(int(rows_B[row]))):
-                    data = self.images[int(rows_B[row])].as_py()
+                    data = read_image(self.images[int(rows_B[row])])
                     out[row], as_stored = _decode(data, size=self.size, region=of_row)
                 resized += not as_stored
             return resized

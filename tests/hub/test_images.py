@@ -32,6 +32,7 @@ from svp_nlp.hub.load import pull_selection
 from svp_nlp.hub.push import push_bundle
 from svp_nlp.hub.remote import Remote
 from svp_nlp.hub.sharing import bundle_of
+from svp_nlp.pool_images import read_image
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_images_of_a_folder_are_pushed_as_bytes_that_everybody_decodes_and_no_pa
     assert all("/" not in image["path"] for image in pq.read_table(file)["image"].to_pylist())
     rows = datasets.load_dataset(repo_id, split="train")
     assert isinstance(rows.features["image"], datasets.Image) and rows.features["label"].names == list(NAMES)
-    expected = pool.take(rows["svp_position"])["image"].to_pylist()
+    expected = [read_image(value) for value in pool.take(rows["svp_position"])["image"]]
     for image, data in zip(rows["image"], expected, strict=True):
         np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(data))))
     assert stored(load_selected(repo_id, revision=pushed.version)) == expected
@@ -149,7 +150,7 @@ def test_an_image_pool_of_the_hub_is_opened_by_commit_also_a_part_of_it(hub, rep
     assert ("(40 rows of it, drawn at random)" in card) == (rows is not None)
     Selection.load(tmp_path / "run/seed-0/random/round-001/selection").push_to_hub(f"{repo_id}-alone", pool=pool)
     assert stored(load_selected(f"{repo_id}-alone").rename_column("picture", "image")) == [
-        pool.take([position])["image"][0].as_py() for position in last.selection.positions_K
+        read_image(pool.take([position])["image"][0]) for position in last.selection.positions_K
     ]
 
 
