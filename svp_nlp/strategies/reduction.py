@@ -8,9 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from svp_nlp.arrays import BoolN, FloatN, FloatND, IntK, UIntN, keyed_hash
+from svp_nlp.strategies import tiles
+from svp_nlp.strategies.kcenters_rows import largest_value, scale_of, take
 
 _ROWS_PER_BLOCK, _LABELED_PER_BLOCK = 32_768, 256  # distances of a block: 34 MB
-_SLACK = 8  # neighbours beyond those asked for that are measured again, in float64
+_HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 
 
 def unlabeled_pool_subsampling(
@@ -54,41 +56,52 @@ def unlabeled_pool_subsampling(
 def nearest_neighbours(features_ND: FloatND, of_L: IntK, *, open_N: BoolN, count: int, keys_N: UIntN) -> BoolN:
     """The rows that are among the `count` nearest open rows of some given row, by Euclidean distance.
 
-    O(L N D) time; blocks of 34 MB beside the features, which may be a memory map.
+    Squared distances are float32, summed column by column: the same for any block, place of a row or number of
+    threads, and equal for equal rows, so the order of rows and a common offset of all features change nothing.
+
+    O(L N D) time; O(L count) memory and blocks of 34 MB beside the features, which may be a memory map and are read
+    twice.
 
     Args:
-        features_ND: float32.
+        features_ND: float, computed with as float32.
         of_L: positions of the rows whose neighbours are wanted.
         open_N: rows that count as neighbours.
         count: neighbours of each row; fewer where fewer are open.
         keys_N: uint64 per row; rows at the same distance are ordered by them.
     Returns:
-        bool [N]; the given rows are not among them, unless they are open and near another one.
+        bool [N]; a given row that is open is the nearest to itself.
+    Raises:
+        SignalError: NaN or infinity in an open or a given row; names the first position.
     """
     found_N = np.zeros(len(open_N), dtype=np.bool_)
     rows = np.flatnonzero(open_N)
     wanted = min(count, len(rows))
-    if wanted == 0:
+    if wanted == 0 or len(of_L) == 0:
         return found_N
-    held = min(wanted + _SLACK, len(rows))
-    for first in range(0, len(of_L), _LABELED_PER_BLOCK):
-        of_B = of_L[first : first + _LABELED_PER_BLOCK]
-        centers_BD = np.asarray(features_ND[of_B], dtype=np.float32)
-        best_BH = np.empty((len(of_B), 0), dtype=np.float32)
-        at_BH = np.empty((len(of_B), 0), dtype=np.int64)
-        for start in range(0, len(rows), _ROWS_PER_BLOCK):
-            part = rows[start : start + _ROWS_PER_BLOCK]
-            block_RD = np.asarray(features_ND[part], dtype=np.float32)
-            squares_R = np.einsum("rd,rd->r", block_RD, block_RD)
-            near_BR = squares_R[None, :] - 2 * (centers_BD @ block_RD.T)  # of one centre, so its own square is left out
-            best_BH = np.concatenate([best_BH, near_BR], axis=1)
-            at_BH = np.concatenate([at_BH, np.broadcast_to(part, (len(of_B), len(part)))], axis=1)
-            if best_BH.shape[1] > held:
-                keep = np.argpartition(best_BH, held - 1, axis=1)[:, :held]
-                best_BH, at_BH = np.take_along_axis(best_BH, keep, 1), np.take_along_axis(at_BH, keep, 1)
-        for center_D, at_H in zip(centers_BD, at_BH, strict=True):
-            # Rounding of the blocks decides nothing but who is measured again.
-            apart_HD = np.asarray(features_ND[at_H], dtype=np.float64) - center_D
-            distance_H = np.einsum("hd,hd->h", apart_HD, apart_HD)
-            found_N[at_H[np.lexsort((keys_N[at_H], distance_H))[:wanted]]] = True
+    scale = np.float32(scale_of(largest_value(features_ND, np.union1d(rows, of_L))))
+    of_LD = take(features_ND, of_L) * scale
+    by_key = np.argsort(keys_N[rows], kind="stable")
+    rank_R = np.empty(len(rows), dtype=np.uint64)
+    rank_R[by_key] = np.arange(len(rows), dtype=np.uint64)
+    best: list[UIntN] = [np.empty(0, dtype=np.uint64)] * len(of_L)
+    for start in range(0, len(rows), _ROWS_PER_BLOCK):
+        part = slice(start, start + _ROWS_PER_BLOCK)
+        block = tiles.cut(take(features_ND, rows[part]) * scale)
+        for first in range(0, len(of_L), _LABELED_PER_BLOCK):
+            apart_BR = tiles.squared_distances(block, of_LD[first : first + _LABELED_PER_BLOCK])
+            for place, apart_R in enumerate(apart_BR, start=first):
+                best[place] = _smallest(best[place], apart_R, rank_R[part], wanted)
+    for best_K in best:
+        found_N[rows[by_key[best_K & _LOW]]] = True
     return found_N
+
+
+def _smallest(best_K: UIntN, apart_R: FloatN, rank_R: UIntN, wanted: int) -> UIntN:
+    """The smallest of those before and those of a block, as distance (a float's bits: ordered as it is) and rank."""
+    if len(best_K) == wanted:  # few rows of later blocks come so near: the others need no sorting
+        near_R = np.flatnonzero(apart_R.view(np.uint32) <= best_K.max() >> _HALF)
+        apart_R, rank_R = apart_R[near_R], rank_R[near_R]
+    both = np.concatenate([best_K, (apart_R.view(np.uint32).astype(np.uint64) << _HALF) | rank_R])
+    if len(both) > wanted:
+        both.partition(wanted - 1)
+    return both[:wanted].copy()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from svp_nlp.errors import SignalError
 from svp_nlp.strategies import reduction
 from svp_nlp.strategies.reduction import nearest_neighbours, unlabeled_pool_subsampling
 
@@ -21,33 +22,48 @@ def neighbours_one_by_one(features, of, is_open, count, keys):
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**31), rows=st.integers(1, 60), count=st.integers(1, 8), lattice=st.booleans())
-def test_neighbours_are_those_of_brute_force_also_among_ties(seed, rows, count, lattice):
+@given(
+    seed=st.integers(0, 2**31),
+    rows=st.integers(1, 60),
+    count=st.integers(1, 8),
+    kind=st.sampled_from(["lattice", "few", "offset", "huge", "tiny"]),
+)
+def test_neighbours_are_those_of_brute_force_in_any_order_and_any_blocks(seed, rows, count, kind):
     rng = np.random.default_rng(seed)
-    features = (rng.integers(0, 2, (rows, 3)) if lattice else rng.normal(size=(rows, 3))).astype(np.float32)
-    keys = rng.permutation(rows).astype(np.uint64)
-    is_open = rng.random(rows) < 0.7
-    of = np.flatnonzero(~is_open)
-    expected = neighbours_one_by_one(features, of, is_open, count, keys)
-    if lattice:  # more rows at one distance than are measured again would be cut by rounding: give it room
-        slack, reduction._SLACK = reduction._SLACK, rows
-    try:
-        found = nearest_neighbours(features, of, open_N=is_open, count=count, keys_N=keys)
-    finally:
-        if lattice:
-            reduction._SLACK = slack
-    np.testing.assert_array_equal(found, expected)
+    features = rng.integers(-3, 4, (rows, 6)).astype(np.float32)  # squared distances are whole numbers: many ties
+    if kind == "few":
+        features = features[rng.integers(0, min(2, rows), rows)]  # nearly all rows coincide
+    features = features * np.float32({"huge": 2.0**100, "tiny": 2.0**-100}.get(kind, 2.0**-6))
+    features += np.float32(100 if kind == "offset" else 0)
+    keys, is_open = rng.integers(0, 2**63, rows).astype(np.uint64), rng.random(rows) < 0.7
+    expected = neighbours_one_by_one(features, np.flatnonzero(~is_open), is_open, count, keys)
+    order = rng.permutation(rows)
+    for by, size in ((np.arange(rows), 32_768), (order, 7)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reduction, "_ROWS_PER_BLOCK", size)
+            patch.setattr(reduction, "_LABELED_PER_BLOCK", size)
+            found = nearest_neighbours(
+                features[by], np.flatnonzero(~is_open[by]), open_N=is_open[by], count=count, keys_N=keys[by]
+            )
+        np.testing.assert_array_equal(found, expected[by])
 
 
-def test_neighbours_do_not_depend_on_blocks(monkeypatch):
+def test_neighbours_of_many_columns_around_a_far_centre_are_those_of_brute_force():
     rng = np.random.default_rng(0)
-    features, is_open = rng.normal(size=(500, 8)).astype(np.float32), rng.random(500) < 0.8
-    arguments = {"open_N": is_open, "count": 7, "keys_N": np.arange(500, dtype=np.uint64)}
-    of = np.flatnonzero(~is_open)
-    whole = nearest_neighbours(features, of, **arguments)
-    monkeypatch.setattr(reduction, "_ROWS_PER_BLOCK", 37)
-    monkeypatch.setattr(reduction, "_LABELED_PER_BLOCK", 5)
-    np.testing.assert_array_equal(nearest_neighbours(features, of, **arguments), whole)
+    features = (rng.normal(size=(600, 64)) * 0.05 + 100).astype(np.float32)
+    keys, is_open = rng.integers(0, 2**63, 600).astype(np.uint64), np.arange(600) >= 10
+    found = nearest_neighbours(features, np.arange(10), open_N=is_open, count=30, keys_N=keys)
+    np.testing.assert_array_equal(found, neighbours_one_by_one(features, np.arange(10), is_open, 30, keys))
+
+
+def test_rows_that_are_neither_open_nor_labelled_may_hold_anything():
+    features = np.arange(12, dtype=np.float32).reshape(6, 2)
+    features[5] = np.nan
+    arguments = {"count": 1, "keys_N": np.arange(6, dtype=np.uint64)}
+    is_open = np.array([0, 1, 1, 1, 0, 0], bool)
+    assert np.flatnonzero(nearest_neighbours(features, np.array([0]), open_N=is_open, **arguments)).tolist() == [1]
+    with pytest.raises(SignalError, match="position 5 holds NaN"):
+        nearest_neighbours(features, np.array([0]), open_N=is_open | (np.arange(6) == 5), **arguments)
 
 
 @settings(max_examples=60, deadline=None)
