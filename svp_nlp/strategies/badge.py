@@ -8,7 +8,7 @@ from svp_nlp.arrays import BoolN, FloatNC, FloatND, IntK, UIntN
 from svp_nlp.strategies.base import setwise
 from svp_nlp.strategies.tiles import (
     checked_probs,
-    cut,
+    cut_chunks,
     draw,
     embedding_tiles,
     in_hash_order,
@@ -50,12 +50,10 @@ def badge(
         algorithm draws the first row uniformly, their code takes the largest gradient, and so do we.
     """
     positions_M = in_hash_order(available_N, keys_N, seed=seed)
-    probs_MC = checked_probs(probs_NC, positions_M)
+    errors = cut_chunks(map(_errors, checked_probs(probs_NC, positions_M)), len(positions_M), probs_NC.shape[-1])
     embeddings = embedding_tiles(embeddings_ND, positions_M)
     if budget == 0:
         return np.empty(0, dtype=np.int64)
-    probs_MC[np.arange(len(probs_MC)), probs_MC.argmax(axis=1)] -= 1
-    errors = cut(probs_MC)
     norms_M = squared_norms(embeddings).astype(np.float64) * squared_norms(errors)
     chances_M = np.full(len(norms_M), np.inf)  # of being drawn: squared distance to the nearest pick
     picked = [int(np.argmax(norms_M))]
@@ -74,3 +72,8 @@ def badge(
             break
         picked.append(drawn)
     return positions_M[picked]
+
+
+def _errors(probs_BC: FloatNC) -> FloatNC:
+    probs_BC[np.arange(len(probs_BC)), probs_BC.argmax(axis=1)] -= 1
+    return probs_BC

@@ -54,7 +54,7 @@ def cluster_margin(
     rows; beyond that k-means with at most 1,000 clusters.
 
     Cost: O(N^2 D) up to 4,096 rows, 25 k-means steps of O(N D 1,000) beyond; memory O(N) beside one copy of the
-    embeddings and probabilities of available rows, and 67 MB.
+    embeddings of available rows, and 67 MB.
 
     Args:
         probs_NC: class probabilities, float, rows sum to 1 (tolerance 1e-4), C >= 2.
@@ -68,12 +68,12 @@ def cluster_margin(
         and the threshold follows from the number of clusters. k-means for many rows is ours.
     """
     positions_M = in_hash_order(available_N, keys_N, seed=seed)
-    probs_MC = checked_probs(probs_NC, positions_M)
+    margins = [margin(probs_BC) for probs_BC in checked_probs(probs_NC, positions_M)]
     tiles = embedding_tiles(embeddings_ND, positions_M)
     if budget == 0:
         return np.empty(0, dtype=np.int64)
     clusters_M = _clusters(tiles, seed)
-    order_M = np.argsort(-margin(probs_MC), kind="stable")
+    order_M = np.argsort(-np.concatenate(margins), kind="stable")
     candidates_K = np.sort(order_M[: _CANDIDATES * budget])
     groups: dict[int, list[int]] = {}
     for row, cluster in zip(candidates_K.tolist(), clusters_M[candidates_K].tolist(), strict=True):

@@ -8,6 +8,7 @@ Shape legend: M rows in use, T tiles, B rows of a tile, D columns, K some of the
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -51,12 +52,26 @@ class Tiles:
 
 def cut(rows_MD: FloatND) -> Tiles:
     """Lay rows out in tiles; one copy of them."""
-    count, width = rows_MD.shape
+    return cut_chunks([rows_MD], *rows_MD.shape)
+
+
+def cut_chunks(chunks: Iterable[FloatND], count: int, width: int) -> Tiles:
+    """As `cut`, for `count` rows that come in chunks, each but the last of whole tiles."""
     blocks_TDB = np.zeros((-(-count // TILE), width, TILE), dtype=np.float32)
-    for t in range(len(blocks_TDB)):
-        rows_BD = rows_MD[t * TILE : (t + 1) * TILE]
+    tiles = (rows_BD[low : low + TILE] for rows_BD in chunks for low in range(0, len(rows_BD), TILE))
+    for t, rows_BD in enumerate(tiles):
         blocks_TDB[t, :, : len(rows_BD)] = rows_BD.T
     return Tiles(blocks_TDB, count)
+
+
+def _gathered(values_ND: npt.NDArray[Any], positions_M: IntN) -> Iterator[tuple[IntN, FloatND]]:
+    """Positions and their rows, float32, a chunk at a time; a memory-mapped file is read in its own order."""
+    for start in range(0, len(positions_M), _ROWS_PER_GATHER):
+        positions_B = positions_M[start : start + _ROWS_PER_GATHER]
+        forward = np.argsort(positions_B)
+        rows_BD = np.empty((len(positions_B), values_ND.shape[1]), dtype=np.float32)
+        rows_BD[forward] = values_ND[positions_B[forward]]
+        yield positions_B, rows_BD
 
 
 def subset(tiles: Tiles, members_K: IntK) -> Tiles:
@@ -85,19 +100,18 @@ def embedding_tiles(embeddings_ND: npt.NDArray[Any], positions_M: IntN, *, name:
             f"{name}: expected floats of shape [rows, width >= 1], "
             f"found {embeddings_ND.dtype} {list(embeddings_ND.shape)}"
         )
-    blocks_TDB = np.zeros((-(-len(positions_M) // TILE), embeddings_ND.shape[1], TILE), dtype=np.float32)
     bad, num_bad, largest = len(embeddings_ND), 0, 0.0
-    for start in range(0, len(positions_M), _ROWS_PER_GATHER):
-        chunk = positions_M[start : start + _ROWS_PER_GATHER]
-        forward = np.argsort(chunk)  # a memory-mapped file is read in its own order
-        rows_BD = np.empty((len(chunk), embeddings_ND.shape[1]), dtype=np.float32)
-        rows_BD[forward] = embeddings_ND[chunk[forward]]
-        finite_B = np.isfinite(rows_BD).all(axis=1)
-        if not finite_B.all():
-            bad, num_bad = min(bad, int(chunk[~finite_B].min())), num_bad + int((~finite_B).sum())
-            continue
-        largest = max(largest, float(np.abs(rows_BD).max()))
-        blocks_TDB[start // TILE : -(-(start + len(chunk)) // TILE)] = cut(rows_BD).blocks_TDB
+
+    def checked() -> Iterator[FloatND]:
+        nonlocal bad, num_bad, largest
+        for positions_B, rows_BD in _gathered(embeddings_ND, positions_M):
+            finite_B = np.isfinite(rows_BD).all(axis=1)
+            if not finite_B.all():
+                bad, num_bad = min(bad, int(positions_B[~finite_B].min())), num_bad + int((~finite_B).sum())
+            largest = max(largest, float(rows_BD.max()), -float(rows_BD.min()))
+            yield rows_BD
+
+    blocks_TDB = cut_chunks(checked(), len(positions_M), embeddings_ND.shape[1]).blocks_TDB
     if num_bad:
         raise SignalError(
             f"{name}: NaN or infinity at position {bad} ({num_bad:,} such rows in all); "
@@ -108,22 +122,24 @@ def embedding_tiles(embeddings_ND: npt.NDArray[Any], positions_M: IntN, *, name:
     return Tiles(blocks_TDB, len(positions_M))
 
 
-def checked_probs(probs_NC: FloatNC, positions_M: IntN) -> FloatNC:
-    """The probabilities of some rows, clipped to [0, 1], float32 [M, C]; the other rows are not looked at.
+def checked_probs(probs_NC: FloatNC, positions_M: IntN) -> Iterator[FloatNC]:
+    """The probabilities of some rows, clipped to [0, 1], float32, in chunks of whole tiles but for the last.
+
+    The other rows are not looked at.
 
     Raises:
         SignalError: as `check_probs`; names the first bad position of the pool.
     """
     check_probs(probs_NC[:0])
-    forward_M = np.sort(positions_M)
-    try:
-        check_probs(probs_NC[forward_M])
-    except SignalError:
-        # Again, with the position in the pool: blank the rows that do not count.
-        shown_NC = np.full(probs_NC.shape, 1 / probs_NC.shape[1], dtype=np.float32)
-        shown_NC[forward_M] = probs_NC[forward_M]
-        check_probs(shown_NC)
-    return np.clip(np.asarray(probs_NC[positions_M], dtype=np.float32), 0, 1)
+    for _, rows_BC in _gathered(probs_NC, positions_M):
+        try:
+            check_probs(rows_BC)
+        except SignalError:
+            # Again, with the position in the pool: blank the rows that do not count.
+            shown_NC = np.full(probs_NC.shape, 1 / probs_NC.shape[1], dtype=np.float32)
+            shown_NC[positions_M] = probs_NC[positions_M]
+            check_probs(shown_NC)
+        yield np.clip(rows_BC, 0, 1, out=rows_BC)
 
 
 def squared_distances(tiles: Tiles, rows_KD: FloatKD) -> FloatKM:
