@@ -1,7 +1,4 @@
-"""A recipe from start to report: data, seeds, arms, targets, and what the report is made of.
-
-An *arm* is one way of choosing: the proxy with one strategy, random, or the target choosing for itself.
-"""
+"""A recipe from start to report: data, seeds, arms, targets, and what the report is made of."""
 
 from __future__ import annotations
 
@@ -9,12 +6,12 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from svp_nlp.arms import Arm, arms_of
 from svp_nlp.data import Data
 from svp_nlp.engines import Engine, make_engine
 from svp_nlp.engines.ranks import shared_engine
@@ -22,7 +19,7 @@ from svp_nlp.evidence import agreements, extreme_picks, lineage_row
 from svp_nlp.files import read_json
 from svp_nlp.labels import LabelSet
 from svp_nlp.launch import open_run_together, together
-from svp_nlp.loop import active_learning, arm_name, core_set, encoding_seconds, train_target
+from svp_nlp.loop import active_learning, core_set, encoding_seconds, train_target
 from svp_nlp.models import make_learner
 from svp_nlp.oracles.column import ColumnOracle
 from svp_nlp.prepare import Prepared, pin, prepare
@@ -32,42 +29,12 @@ from svp_nlp.report import summarize, write_report
 from svp_nlp.results import is_finished, save_results
 from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine
 from svp_nlp.selected import SelectedRows, write_selected
-from svp_nlp.strategy_spec import StrategySpec, as_spec
+from svp_nlp.strategy_spec import StrategySpec
 from svp_nlp.tracking import Tracker, open_tracker
 from svp_nlp.workspace import START, Round, Workspace
 
 log = logging.getLogger(__name__)
 _FOUND = ", found finished"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of choosing."""
-
-    selector: str  # proxy, random or target_selects
-    strategy: StrategySpec
-
-    def __hash__(self) -> int:  # a strategy may hold a dict
-        return hash(self.name)
-
-    @property
-    def name(self) -> str:
-        return arm_name(self.strategy, self.selector)
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """What rows of the results call it."""
-        return {"selector": self.selector, "strategy": self.strategy.title}
-
-
-def arms_of(recipe: Recipe) -> list[Arm]:
-    """The arms of a recipe, proxies first."""
-    arms = [Arm("proxy" if spec.strategy.needs_model else "random", spec) for spec in recipe.strategies]
-    if "random" in recipe.baselines:
-        arms.append(Arm("random", as_spec("random")))
-    if "target_selects" in recipe.baselines:
-        arms += [Arm("target_selects", arm.strategy) for arm in arms if arm.selector == "proxy"]
-    return arms
 
 
 def _is_own(arm: Arm, recipe: Recipe) -> bool:

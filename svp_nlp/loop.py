@@ -22,7 +22,7 @@ from svp_nlp.models.base import Labeled, Learner
 from svp_nlp.narrowing import View, look
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.sizes import resolve_size
-from svp_nlp.strategy_spec import StrategySpec, as_spec
+from svp_nlp.strategy_spec import StrategySpec, arm_name, as_spec
 from svp_nlp.workspace import FULL, ROWS_PER_BATCH, START, Fitted, Round, Scored, Workspace, ask, rank
 
 
@@ -190,11 +190,6 @@ def core_set(
             scoring_seconds=_scoring_seconds(fitted, scored, None),
             ranking_seconds=ranking_seconds,
         )
-
-
-def arm_name(strategy: StrategySpec, role: str) -> str:
-    """What an arm is called where nobody named it."""
-    return strategy.title if not strategy.strategy.needs_model else f"{role}-{strategy.title}"
 
 
 def _scoring_seconds(fitted: Fitted | None, scored: Scored | None, before: Fitted | None) -> float:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from svp_nlp.arms import arms_of
 from svp_nlp.data import Data
 from svp_nlp.engines import make_engine
-from svp_nlp.experiment import arms_of
 from svp_nlp.models import make_learner
 from svp_nlp.models.base import LearnerSpec, TrainingSpec
 from svp_nlp.prepare import prepare

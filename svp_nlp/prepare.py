@@ -10,10 +10,10 @@ from svp_nlp.engines import Engine
 from svp_nlp.errors import ModelError, RecipeError
 from svp_nlp.files import read_json
 from svp_nlp.hub.publish import Publisher
-from svp_nlp.loop import arm_name
 from svp_nlp.ranks import current_launch
 from svp_nlp.recipe import Recipe
 from svp_nlp.run import STEP_FILE, Run
+from svp_nlp.strategy_spec import arm_name
 from svp_nlp.tracking import check_trackers
 
 _ROLES = ("proxy", "target")

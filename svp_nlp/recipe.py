@@ -63,11 +63,14 @@ def _listed(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    named = [value.title if isinstance(value, StrategySpec) else str(value) for value in values]
-    repeated = sorted({name for name in named if named.count(name) > 1})
+    repeated = sorted({_named(value) for number, value in enumerate(values) if value in values[:number]})
     if repeated:
         raise wrong(f"{', '.join(repeated)}: given twice; list each once")
     return values
+
+
+def _named(value: Any) -> str:
+    return value.title if isinstance(value, StrategySpec) else str(value)
 
 
 def _metric(name: str) -> str:

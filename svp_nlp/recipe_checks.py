@@ -6,14 +6,17 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from svp_nlp.arms import arms_of
 from svp_nlp.sizes import INITIAL, amount
 from svp_nlp.strategy_spec import SEALSSpec
+
+_PLACES = {"start": "of the start set", "full": "of models that are trained on all labels"}  # workspace.START, FULL
 
 
 def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
     """(key, what is wrong with it) for what single values cannot show. Mixed sizes are compared once resolved."""
+    found = _modality(recipe)
     for role, learner in (("proxy", recipe.proxy), ("target", recipe.target)):
-        found = "text" if recipe.pool.image_column is None else "image"
         if learner is not None and learner.reads != found:
             hint = "name its image_column" if found == "text" else "remove pool.image_column"
             yield role, f"{learner.kind} reads {learner.reads}s, the pool has {found}s; choose another kind, or {hint}"
@@ -51,6 +54,8 @@ def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
         yield "dev", "neither proxy nor target trains in epochs that a dev set could choose among; remove it"
     if "random" in recipe.baselines and any(s.name == "random" for s in recipe.strategies):
         yield "baselines", "random is a strategy and a baseline; keep one of them"
+    else:
+        yield from _names_taken(recipe)
 
 
 def _strategy_contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
@@ -80,14 +85,45 @@ def _strategy_contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
                 )
         if spec.reduce is not None and recipe.mode == "core_set":
             yield "strategies", f"{spec.title}: reduce goes by earlier rounds, a core-set has none; remove it"
-        kinds = [recipe.proxy.kind, *([recipe.target.kind] if recipe.target and _target_selects(recipe) else [])]
-        other = next((kind for kind in kinds if kind != "embedding"), None)
-        if isinstance(spec.reduce, SEALSSpec) and spec.reduce.encoder is None and other is not None:
-            yield (
-                "strategies",
-                f"{spec.title}: {other} has no fixed features that tell who is near; give reduce.encoder "
-                "(kind: embedding), or use such a proxy",
-            )
+        if isinstance(spec.reduce, SEALSSpec):
+            yield from _encoder_contradictions(recipe, spec)
+
+
+def _encoder_contradictions(recipe: Any, spec: Any) -> Iterator[tuple[str, str]]:
+    """What SEALS asks of the features that tell who is near."""
+    if _modality(recipe) == "image":
+        yield (
+            "strategies",
+            f"{spec.title}: reduce.kind seals needs features of a frozen encoder, and there is none for images; use "
+            "reduce.kind ups, or remove reduce",
+        )
+        return
+    kinds = [recipe.proxy.kind, *([recipe.target.kind] if recipe.target and _target_selects(recipe) else [])]
+    other = next((kind for kind in kinds if kind != "embedding"), None)
+    if spec.reduce.encoder is None and other is not None:
+        yield (
+            "strategies",
+            f"{spec.title}: {other} has no fixed features that tell who is near; give reduce.encoder "
+            "(kind: embedding), or use such a proxy",
+        )
+
+
+def _names_taken(recipe: Any) -> Iterator[tuple[str, str]]:
+    """Arms have directories of their own, also where file systems take upper and lower case as one."""
+    taken = dict(_PLACES)
+    for arm in arms_of(recipe):
+        name = arm.name.casefold()
+        if name in _PLACES:
+            yield "strategies", f"the label {arm.strategy.title} is the directory {taken[name]}; choose another"
+        elif name in taken and taken[name] == arm.strategy.title:
+            yield "strategies", f"two strategies are called {taken[name]}; give one a label"
+        elif name in taken:
+            yield "strategies", f"{taken[name]} and {arm.strategy.title} would both write to {arm.name}; change a label"
+        taken.setdefault(name, arm.strategy.title)
+
+
+def _modality(recipe: Any) -> str:
+    return "text" if recipe.pool.image_column is None else "image"
 
 
 def _target_selects(recipe: Any) -> bool:

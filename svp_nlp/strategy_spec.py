@@ -77,6 +77,9 @@ def _encoder(value: Any) -> Any:
 class SEALSSpec(Spec):
     """Only the nearest neighbours of labelled rows are scored.
 
+    A row has the neighbours that were nearest among the unlabelled rows when it was labelled; as these are labelled in
+    turn, no others take their place.
+
     Source: Coleman et al. 2022, Similarity Search for Efficient Active Learning and Search of Rare Concepts.
     """
 
@@ -90,6 +93,8 @@ class SEALSSpec(Spec):
     def _is_frozen(self) -> SEALSSpec:
         if self.encoder is not None and self.encoder.kind != "embedding":
             raise wrong(f"encoder.kind is {self.encoder.kind!r}; only embedding has features of its own")
+        if getattr(self.encoder, "refresh", None) is not None:
+            raise wrong("encoder.refresh: who is near is told by one encoder in all rounds; remove refresh")
         return self
 
 
@@ -138,13 +143,15 @@ class StrategySpec(Spec):
             first = STRATEGIES[self.prefilter]
             if first.kind != "pointwise" or not first.needs_model or first.uses_dynamics:
                 raise wrong(f"prefilter {self.prefilter}: expected a score of probabilities, such as margin")
-            if self.candidates is None and self.reduce is None:
+            if self.candidates is None and not isinstance(self.reduce, UPSSpec):  # which goes by its scores
                 raise wrong("prefilter needs candidates: how many rows it lets through")
         if self.epochs is not None and not strategy.uses_dynamics:
             raise wrong(f"epochs is for strategies of training dynamics, {self.name} is none; leave it out")
         if self.reduce is not None:
             if not strategy.needs_model or strategy.uses_dynamics:
                 raise wrong(f"reduce saves scoring, {self.name} scores no pool; leave it out")
+            if self.strata is not None:
+                raise wrong("strata cuts all scores, reduce leaves rows without; leave one of them out")
             if self.reduce.kind == "ups" and setwise and self.prefilter is None:
                 raise wrong("reduce.kind ups goes by scores; name the prefilter that gives them")
         return self
@@ -197,3 +204,8 @@ def as_spec(strategy: str | StrategySpec) -> StrategySpec:
         RecipeError: no strategy has this name; the message suggests the nearest.
     """
     return strategy if isinstance(strategy, StrategySpec) else StrategySpec.model_validate(get_strategy(strategy).name)
+
+
+def arm_name(strategy: StrategySpec, role: str) -> str:
+    """What an arm is called where nobody named it, and its directory."""
+    return f"{role}-{strategy.title}" if strategy.strategy.needs_model else strategy.title

@@ -15,8 +15,9 @@ from toy import write_toy
 
 from svp_nlp import active_learning, core_set, load_pool, load_test, make_learner, open_workspace, train_target
 from svp_nlp import workspace as workspace_module
+from svp_nlp.arms import arms_of
 from svp_nlp.errors import BudgetError, Interrupted, LabelError, PoolError, RecipeError, RunError
-from svp_nlp.experiment import arms_of, run_recipe
+from svp_nlp.experiment import run_recipe
 from svp_nlp.labels import LabelSet
 from svp_nlp.models import LEARNERS, spec_classes
 from svp_nlp.models.base import LearnerSpec, Prediction

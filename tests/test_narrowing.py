@@ -175,9 +175,23 @@ def test_dynamics_of_a_proxy_that_records_none_are_refused_with_what_to_use(toy,
     [
         (["margn"], "'margn' is not a strategy; did you mean 'margin'?"),
         (["margin", "margin"], "margin: given twice"),
+        (["margin", {"name": "margin", "strata": {}, "label": "Margin"}], "margin and Margin would both write to"),
+        (
+            [{"name": "margin", "strata": {}}, {"name": "margin", "strata": {"drop_hardest": "0%"}}],
+            "two strategies are called margin-strata-50; give one a label",
+        ),
+        (["margin", {"name": "random", "label": "proxy-margin"}], "margin and proxy-margin would both write to"),
+        ([{"name": "random", "label": "full"}], "the label full is the directory of models that are trained on all"),
+        (["margin", {"name": "random", "label": "start"}], "the label start is the directory of the start set"),
         ([{"name": "margin", "candidates": 10}], "candidates is for strategies that pick a set, margin scores rows"),
         ([{"name": "typiclust", "strata": {}}], "strata needs a score, typiclust gives none"),
         ([{"name": "typiclust", "prefilter": "margin"}], "prefilter needs candidates"),
+        ([{"name": "typiclust", "prefilter": "margin", "reduce": {"kind": "seals"}}], "prefilter needs candidates"),
+        ([{"name": "margin", "strata": {}, "reduce": {"kind": "ups"}}], "reduce leaves rows without"),
+        (
+            [{"name": "margin", "reduce": {"kind": "seals", "encoder": {**EMBEDDING, "refresh": {"at": 9}}}}],
+            "by one encoder in all rounds; remove refresh",
+        ),
         ([{"name": "typiclust", "prefilter": "random", "candidates": 9}], "prefilter random: expected a score"),
         ([{"name": "margin", "epochs": 3}], "epochs is for strategies of training dynamics"),
         ([{"name": "random", "reduce": {"kind": "ups"}}], "reduce saves scoring"),
@@ -191,6 +205,18 @@ def test_dynamics_of_a_proxy_that_records_none_are_refused_with_what_to_use(toy,
 def test_options_that_do_not_fit_are_refused(toy, strategies, said):
     with pytest.raises(RecipeError, match=said):
         recipe(toy, strategies=strategies)
+
+
+def test_a_label_may_not_be_the_directory_of_a_baseline_and_seals_needs_texts(toy):
+    taken = [{"name": "random", "label": "target_selects-margin"}, "margin"]
+    changes = {"mode": "active_learning", "target": VDCNN, "baselines": ["target_selects"]}
+    with pytest.raises(RecipeError, match="margin would both write to target_selects-margin; change a label"):
+        recipe(toy, strategies=taken, **changes)
+    images = {"path": "builtin:shapes", "image_column": "image"}
+    for reduce in ({"kind": "seals"}, {"kind": "seals", "encoder": EMBEDDING}):
+        strategies = [{"name": "margin", "reduce": reduce}]
+        with pytest.raises(RecipeError, match="needs features of a frozen encoder, and there is none for images"):
+            recipe(toy, mode="active_learning", pool=images, proxy={"kind": "resnet"}, strategies=strategies)
 
 
 def test_a_label_tells_two_arms_of_one_strategy_apart(toy):
