@@ -24,7 +24,8 @@ FloatKD: TypeAlias = npt.NDArray[np.float32]
 IntM: TypeAlias = npt.NDArray[np.int32]
 FloatKM: TypeAlias = npt.NDArray[np.float32]
 
-_MOST_PAIRS = 40_000_000_000  # 200,000 rows with one another: minutes at 64 columns
+# 200,000 rows with one another. 6 ns for a pair at 64 columns, 73 ns at 768: 4 minutes, 50 minutes.
+_MOST_PAIRS = 40_000_000_000
 _ROWS_PER_GATHER = 65_536
 
 
@@ -199,7 +200,7 @@ def gains(tiles: Tiles, rows: list[int], best_TB: npt.NDArray[np.float32]) -> li
 
 
 def check_pairs(pairs: int, name: str) -> None:
-    """Refuse to compare more pairs of rows than end within minutes.
+    """Refuse to compare more pairs of rows than end within minutes at 64 columns, within the hour at 768.
 
     Raises:
         SignalError: names both numbers and what to set.
