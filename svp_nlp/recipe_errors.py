@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -69,6 +71,15 @@ def _message(detail: dict[str, Any], path: Key, root: type[BaseModel], values: A
         return text
     if kind == "value_error":
         return text.removeprefix("Value error, ")
+    if kind == "union_tag_invalid":
+        tag, known = detail["ctx"]["tag"], _quoted(detail["ctx"]["expected_tags"])
+        return f"{tag!r} is no kind of {path[-1]}{did_you_mean(tag, known) or f'; expected {_either(known)}'}"
+    if kind in ("union_tag_not_found", "model_attributes_type") and (known := _kinds_at(path, root, values)):
+        given = detail["input"]
+        if isinstance(given, dict):
+            return f"kind is missing; expected {_either(known)}"
+        meant = next(iter(difflib.get_close_matches(str(given), known, n=1)), known[0])
+        return f"found {given!r}; write {path[-1]}: {{kind: {meant}}}"
     text = _IN_YAML.get(kind, text.removeprefix("Input should be "))
     found = "null" if detail["input"] is None else repr(detail["input"])
     found = found if len(found) <= 60 else found[:57] + "..."
@@ -79,7 +90,34 @@ def _message(detail: dict[str, Any], path: Key, root: type[BaseModel], values: A
 def _literals(detail: dict[str, Any]) -> list[str]:
     if detail["type"] != "literal_error":
         return []
-    return [word.strip("'") for word in str(detail["ctx"]["expected"]).replace(" or ", ", ").split(", ")]
+    return _quoted(detail["ctx"]["expected"])
+
+
+def _quoted(text: Any) -> list[str]:
+    """`'a', 'b' or 'c'` as pydantic writes it -> [a, b, c]."""
+    return [word.strip("'") for word in str(text).replace(" or ", ", ").split(", ")]
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(map(repr, words))
+
+
+def _kinds_at(path: Key, root: type[BaseModel], values: Any) -> list[str]:
+    """The kinds of the section that stands at `path`, where it has several."""
+    model = _model_at(path[:-1], root, values) if path else None
+    field = model.model_fields.get(str(path[-1])) if model else None
+    return [kind for member in _members(field.annotation) for kind in _kinds_of(member)] if field else []
+
+
+def _members(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [member for part in get_args(annotation) for member in _members(part)]
+
+
+def _kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
+    """What `kind` may be in a member of a union; empty where it is any text."""
+    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
 
 
 def _model_at(path: Key, root: type[BaseModel], values: Any) -> type[BaseModel] | None:
@@ -105,5 +143,6 @@ def _model_in(annotation: Any, node: Any) -> type[BaseModel] | None:
             spec: type[BaseModel] | None = learner_module(kind).spec_class if kind in LEARNERS else None
             return spec
         return oracle_spec_classes().get(str(kind)) if annotation is Spec else annotation
-    found = (_model_in(part, node) for part in get_args(annotation))
-    return next((model for model in found if model), None)
+    found = [model for part in get_args(annotation) if (model := _model_in(part, node))]
+    kind = node.get("kind") if isinstance(node, dict) else None
+    return next((model for model in found if kind in _kinds_of(model)), found[0] if found else None)

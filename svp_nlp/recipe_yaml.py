@@ -280,8 +280,23 @@ def _differ(old: Any, new: Any, path: Key, lines: list[str]) -> None:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
             _differ(old.get(key), new.get(key), (*path, key), lines)
+    elif _is_list(old) and _is_list(new) and old != new and _is_long(old, new):
+        if len(old) != len(new):
+            lines.append(f"{dotted(path)}: {len(old)} -> {len(new)} entries")
+        changed = [(number, *pair) for number, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]]
+        for number, before, after in changed if len(old) == len(new) else changed[:1]:
+            _differ(before, after, (*path, number), lines)
     elif old != new:
         lines.append(scrub(f"{dotted(path)}: {_short(old)} -> {_short(new)}"))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _is_long(old: Any, new: Any) -> bool:
+    """Whether two lists are told entry by entry: short ones of texts and numbers are read better as a whole."""
+    return any(isinstance(entry, Mapping) for entry in (*old, *new)) or _short(old) == _short(new)
 
 
 def _short(value: Any) -> str:

@@ -155,6 +155,14 @@ def test_all_errors_are_told_at_once_with_path_place_and_what_was_meant(good: Pa
         ("target.training.schedule.0.learning_rate=1e999", "learning_rate"),
         ("pool={}", "pool.path (--set pool={}): missing"),
         ("pool.id_column.x=1", "pool.id_column"),
+        (
+            "strategies=[{name: margin, reduce: {kind: sels}}]",
+            "reduce: {kind: sels}}]): 'sels' is no kind of reduce; did you mean 'seals'?",
+        ),
+        ("strategies=[{name: margin, reduce: {kind: 7}}]", "is no kind of reduce; expected 'ups' or 'seals'"),
+        ("strategies=[{name: margin, reduce: {gamma: 1}}]", "kind is missing; expected 'ups' or 'seals'"),
+        ("strategies=[{name: margin, reduce: seals}]", "found 'seals'; write reduce: {kind: seals}"),
+        ("strategies=[{name: margin, reduce: {kind: seals, neighbors: 3}}]", "did you mean 'neighbours'?"),
     ],
 )
 def test_one_wrong_value_is_named(good: Path, assignment: str, expected: str | None) -> None:
@@ -423,6 +431,19 @@ def test_differences_name_each_changed_key_with_both_values(good: Path) -> None:
         "seeds: [0] -> [0, 1]",
     ]
     assert differences({"a": 1}, {}) == ["a: 1 -> null"]
+
+
+def test_differences_of_long_lists_name_the_entry_that_differs() -> None:
+    names = [f"a_strategy_with_a_long_name_{number}" for number in range(5)]
+    old = {"strategies": [*names, {"name": "el2n", "epochs": 1}]}
+    assert differences(old, {"strategies": [*names, {"name": "el2n", "epochs": 2}]}) == ["strategies.5.epochs: 1 -> 2"]
+    assert differences(old, {"strategies": names}) == ["strategies: 6 -> 5 entries"]
+    assert differences(old, {"strategies": [*names[1:], old["strategies"][5]]}) == [
+        "strategies: 6 -> 5 entries",
+        f'strategies.0: "{names[0]}" -> "{names[1]}"',
+    ]
+    long = {"seeds": list(range(60))}
+    assert differences(long, {"seeds": [*range(59), 7]}) == ["seeds.59: 59 -> 7"]
 
 
 def test_the_schema_is_json_and_knows_every_key() -> None:
