@@ -54,6 +54,8 @@ def _rows(
             "id": id_,
             "score": None if scores_N is None or np.isinf(scores_N[position]) else float(scores_N[position]),
             "label": workspace.class_names[int(label)],
+            # The highest score is that of rows which no epoch got right.
+            **({"never_learned": True} if scores_N is not None and np.isposinf(scores_N[position]) else {}),
             **fields,
         }
         for position, id_, label, fields in zip(positions, ids, answers, shown, strict=True)
@@ -77,6 +79,7 @@ def lineage_row(base: dict[str, Any], round_: Round) -> dict[str, Any]:
         "proxy_spec": proxy.get("spec"),
         "proxy_fingerprint": proxy.get("fingerprint"),
         "reproducible": proxy.get("reproducible", True),
+        "options": dict(lineage.options),
         "chosen": None if round_.fitted is None else round_.fitted.report.get("chosen"),
     }
 

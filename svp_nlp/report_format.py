@@ -127,6 +127,21 @@ def yes_no(value: bool | None) -> str:
     return DASH if value is None else "yes" if value else "no"
 
 
+def looked_at(options: Any) -> str:
+    """Which rows a round scored or chose among, where not all: 78 by seals, 76 of them drawn at random."""
+    if not isinstance(options, Mapping):
+        return DASH
+    parts, reduce = [], options.get("reduce")
+    if isinstance(reduce, Mapping):
+        drawn = options.get("drawn_at_random")
+        more = f", {count(drawn)} of them drawn at random" if drawn else ""
+        parts.append(f"{count(options.get('scored_rows'))} by {clean(reduce.get('kind'))}{more}")
+    if "candidate_rows" in options:
+        first = options.get("prefilter")
+        parts.append(f"{count(options['candidate_rows'])} {f'highest by {clean(first)}' if first else 'at random'}")
+    return "; ".join(parts) or DASH
+
+
 def learner_name(spec: Any, fallback: str) -> str:
     """How a learner is called in a sentence: fastText, VDCNN-29, or its kind."""
     if not isinstance(spec, Mapping) or not spec.get("kind"):

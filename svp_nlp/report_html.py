@@ -55,7 +55,8 @@ def render_page(runs: Sequence[Run], summary: Summary) -> str:
         images=any(pick["is_image"] for group in picks for _, rows in group["sides"] for pick in rows),
         training=_training(runs, series_of),
         facts=[_facts(run, name) for run, name in zip(runs, summary.names, strict=True)],
-        lineage=_lineage(runs, series_of, summary),
+        lineage=(lineage := _lineage(runs, series_of, summary)),
+        narrowed=any(fmt.looked_at(row["options"]) != fmt.DASH for row in lineage),
         several=len(runs) > 1,
         fmt=fmt,
     )
@@ -257,7 +258,7 @@ def _pick(pick: Mapping[str, Any]) -> dict[str, Any]:
         "pixel_art": is_thumbnail(uri) and is_pixel_art(str(uri)),
         "id": str(pick.get("id") or "")[:_LONGEST_NAME],
         "position": pick.get("position"),
-        "score": fmt.decimal(pick.get("score"), 4),
+        "score": "never learned" if pick.get("never_learned") else fmt.decimal(pick.get("score"), 4),
         "label": str(fmt.DASH if pick.get("label") is None else pick["label"])[:_LONGEST_NAME],
         "text": cut,
         "preview": None if len(text) <= _PREVIEW else _at_a_space(text[:_PREVIEW]),
@@ -361,5 +362,5 @@ def _lineage(runs: Sequence[Run], series_of: Mapping[Any, Series], summary: Summ
             selection = chosen.get((series, size, entry["seed"])) or rounds.get(
                 (selector, entry.get("strategy"), size, entry["seed"])
             )
-            rows.append({"label": series.label, **entry, "selection": selection})
+            rows.append({"options": None, "label": series.label, **entry, "selection": selection})
     return rows

@@ -326,6 +326,7 @@ def evil_run():
         row["metrics"][EVIL] = 0.5
     for entry in run["lineage"]:
         entry.update(proxy_spec=EVIL, proxy_fingerprint=EVIL, parent=EVIL)
+        entry["options"] = {"reduce": {"kind": EVIL}, "scored_rows": EVIL, "prefilter": EVIL, "candidate_rows": EVIL}
     return run
 
 
@@ -403,6 +404,18 @@ def test_a_hub_token_does_not_travel_with_a_report(tmp_path: Path) -> None:
     run["recipe"]["pool"]["path"] = run["warnings"][0] = f"https://user:{token}@hub"
     for path in write_report([run], tmp_path).values():
         assert token.encode() not in path.read_bytes()
+
+
+def test_the_page_tells_which_rows_were_looked_at_and_which_were_never_learned() -> None:
+    run = demo(strategies=("margin",))
+    assert "Rows looked at" not in page_of(run).text
+    run["lineage"][-1]["options"] = {"reduce": {"kind": "seals"}, "scored_rows": 78, "drawn_at_random": 76}
+    run["lineage"][0]["options"] = {"prefilter": "margin", "candidates": 60, "candidate_rows": 60}
+    for entry in run["picks"]:
+        entry["highest"][0] |= {"score": None, "never_learned": True}
+    text = page_of(run).text
+    assert "78 by seals, 76 of them drawn at random" in text and "60 highest by margin" in text
+    assert "never learned" in text
 
 
 def test_a_long_text_is_cut_and_says_so() -> None:

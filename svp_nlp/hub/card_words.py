@@ -87,8 +87,11 @@ def _looked_at(lineage: Facts) -> str:
     before = rows if "prefilter" in options else (lineage.get("scoring") or {}).get("rows")
     scored = options.get("scored_rows") or before or rows
     number = f"all {count(scored)}" if scored == rows else f"{count(scored)} of the {count(rows)}"
-    kind = (options.get("reduce") or {}).get("kind")
+    kind, drawn = (options.get("reduce") or {}).get("kind"), options.get("drawn_at_random")
     why = f" ({_REDUCED[kind]})" if scored != rows and kind in _REDUCED else ""
+    if isinstance(drawn, int) and drawn > 0 and isinstance(scored, int):  # SEALS found fewer rows than the budget
+        similar = f"{count(scored - drawn)} of them {_REDUCED['seals'].removeprefix('those ')}"
+        why = f" ({similar}, and for want of more {count(drawn)} drawn at random, so that all of them were picked)"
     return f"{number} rows of the pool{why}"
 
 

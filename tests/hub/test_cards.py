@@ -202,7 +202,12 @@ def test_candidates_and_reduced_pools_are_told():
     assert "<td>2,400, the highest by <code>margin</code></td>" in told
     reduce = {"kind": "seals", "neighbours": 100, "encoder": None}
     told = told_of("margin", {"reduce": reduce, "scored_rows": 9_000, "drawn_at_random": 12}, scored=9_000)
-    assert "looked at 9,000 of the 120,000 rows of the pool (those most similar to rows with a label)." in told
+    assert (
+        "looked at 9,000 of the 120,000 rows of the pool (8,988 of them most similar to rows with a label, and for "
+        "want of more 12 drawn at random, so that all of them were picked)." in told
+    )
+    enough = told_of("margin", {"reduce": reduce, "scored_rows": 9_000, "drawn_at_random": 0}, scored=9_000)
+    assert "looked at 9,000 of the 120,000 rows of the pool (those most similar to rows with a label)." in enough
     assert "<td>9,000 rows by <code>seals</code>, 12 of them drawn at random</td>" in told
     assert "(those over" not in told_of("margin", {"reduce": {"kind": "ups"}, "scored_rows": 120_000})
 
