@@ -93,7 +93,7 @@ def open_data(recipe: Recipe, revisions: Mapping[str, str | None] | None = None)
     if recipe.test is not None:
         check_metrics(recipe.metrics, num_classes=len(labels.class_names))
         test_pool = commits.open(recipe.test, "test")
-        test, left_out = labeled_rows(test_pool, recipe.test.label_column, labels.class_names)
+        test, left_out = labeled_rows(test_pool, recipe.test.label_column, labels.class_names, source="test set")
         absent = sorted(
             set(range(len(labels.class_names)))
             - set(np.unique(test.labels_L).tolist())
@@ -127,7 +127,8 @@ def open_data(recipe: Recipe, revisions: Mapping[str, str | None] | None = None)
         }
     dev: Labeled | float | None
     if isinstance(recipe.dev, HeldOutSpec):
-        dev = labeled_rows(commits.open(recipe.dev, "dev"), recipe.dev.label_column, labels.class_names)[0]
+        dev_pool = commits.open(recipe.dev, "dev")
+        dev = labeled_rows(dev_pool, recipe.dev.label_column, labels.class_names, source="dev set")[0]
     else:
         dev = recipe.dev
     for warning in warnings:
@@ -172,11 +173,15 @@ def available_rows(pool: Pool, labels: LabelColumn) -> BoolN:
     return pool.usable_N & (labels.labels_N >= 0)
 
 
-def labeled_rows(pool: Pool, label_column: str, class_names: tuple[str, ...]) -> tuple[Labeled, int]:
+def labeled_rows(
+    pool: Pool, label_column: str, class_names: tuple[str, ...], *, source: str = "held-out set"
+) -> tuple[Labeled, int]:
     """Rows of a test or dev set with a text and a label, and how many have not.
 
     Duplicates stay, for official test sets have some.
 
+    Args:
+        source: see `Labeled`.
     Raises:
         PoolError: no such row.
         LabelError: a label that is not among `class_names`.
@@ -187,5 +192,5 @@ def labeled_rows(pool: Pool, label_column: str, class_names: tuple[str, ...]) ->
     positions_T: IntK = np.flatnonzero(has_text_N & (labels.labels_N >= 0)).astype(np.int64)
     if not len(positions_T):
         raise PoolError(f"{pool.ref.path} [{pool.ref.split}] has no row with a {pool.ref.modality} and a label")
-    rows = Labeled(pool.take(positions_T), labels.labels_N[positions_T].astype(np.int64), positions_T, class_names)
-    return rows, len(pool) - len(positions_T)
+    labels_T = labels.labels_N[positions_T].astype(np.int64)
+    return Labeled(pool.take(positions_T), labels_T, positions_T, class_names, source), len(pool) - len(positions_T)

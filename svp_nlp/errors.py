@@ -31,6 +31,19 @@ class PoolError(SVPError):
     exit_code = 2
 
 
+class ImageError(PoolError):
+    """An image that cannot be decoded.
+
+    Attributes:
+        reason: the message after the name of the image, for those who know it by a better one.
+        row: of the rows that were given to a predictor; -1: not one of those.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", row: int = -1) -> None:
+        super().__init__(message)
+        self.reason, self.row = reason, row
+
+
 class LabelError(SVPError):
     """Labels are missing, unknown, of a wrong type, or contradict each other."""
 

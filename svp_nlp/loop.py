@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from svp_nlp.arrays import IntK
-from svp_nlp.errors import BudgetError, EngineError, Interrupted, SignalError
+from svp_nlp.errors import BudgetError, EngineError, ImageError, Interrupted, PoolError, SignalError
 from svp_nlp.fitting import fit, score_dynamics
 from svp_nlp.labels import LabelSet
 from svp_nlp.metrics import compute_metrics
@@ -244,7 +244,11 @@ def train_target(
         for start in starts:
             if workspace.run.stop_requested():
                 raise Interrupted(f"stopped while testing {fitted.name}; the same command goes on from here")
-            classes_B = predictor.predict(test.rows.slice(start, rows_per_batch)).probs_BC.argmax(axis=1)
+            try:
+                classes_B = predictor.predict(test.rows.slice(start, rows_per_batch)).probs_BC.argmax(axis=1)
+            except ImageError as error:
+                position = test.positions_L[start + error.row]
+                raise PoolError(f"the image at {test.source} position {position} {error.reason}") from None
             predicted.append(np.stack([np.arange(start, start + len(classes_B)), classes_B]))
         gathered = ranks.gather(np.concatenate(predicted, axis=1))
         if not ranks.is_main:

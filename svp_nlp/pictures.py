@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 from collections.abc import Iterator
 
 from PIL import Image, UnidentifiedImageError
 
-from svp_nlp.errors import PoolError, SVPError
+from svp_nlp.errors import ImageError, SVPError
 
 # Only what reads pixels: PIL would hand EPS to another program, for one.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -25,40 +26,53 @@ def probe_image(data: bytes, *, name: str = "the image") -> tuple[int, int, str]
     """Width, height (as stored, before its EXIF orientation) and PIL mode of an encoded image, from its header alone.
 
     Raises:
-        PoolError: empty, not an image of one of `FORMATS`, or more pixels than PIL's limit.
+        ImageError: empty, not an image of one of `FORMATS`, or more pixels than PIL's limit.
     """
     with clear_image_errors(name), open_image(data) as image:
         return image.width, image.height, image.mode
 
 
 @contextlib.contextmanager
-def clear_image_errors(name: str) -> Iterator[None]:
+def clear_image_errors(name: str, *, row: int = -1) -> Iterator[None]:
     """What PIL says of an encoded image, in one line after its name.
 
+    Args:
+        name: of the image.
+        row: see `ImageError`.
     Raises:
-        PoolError: in place of whatever PIL or its decoders raise.
+        ImageError: in place of whatever PIL or its decoders raise.
     """
     try:
         yield
+        return
     except (SVPError, MemoryError):
         raise
     except BadImageError as error:
-        raise PoolError(f"{name} {error}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PoolError(f"{name} is too large: {error}; {_BOMB_ADVICE}") from None
+        reason = str(error)
     except UnidentifiedImageError:
-        raise PoolError(f"{name} is not an image of a known format ({', '.join(FORMATS)}); {_ADVICE}") from None
+        reason = f"is not an image of a known format ({', '.join(FORMATS)}); {_ADVICE}"
     except Exception as error:  # decoders of damaged bytes raise almost anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PoolError(f"{name} is damaged ({reason}); {_ADVICE}") from None
+        reason = f"is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__}); {_ADVICE}"
+    raise ImageError(f"{name} {reason}", reason=reason, row=row)
 
 
 def open_image(data: bytes) -> Image.Image:
     """The header of an encoded image; its pixels are read when they are asked for. Within `clear_image_errors`."""
     if not data:
         raise BadImageError(f"is empty (0 bytes); {_ADVICE}")
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = _identify(data)
     pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-    if limit is not None and pixels > limit:  # PIL warns here, and refuses twice as many
+    if limit is not None and pixels > limit:
         raise BadImageError(f"has {pixels:,} pixels, the limit is {limit:,}; {_BOMB_ADVICE}")
     return image
+
+
+def _identify(data: bytes) -> Image.Image:
+    """As `Image.open`, which also warns of what has too many pixels, and in one thread no warning can be held back."""
+    Image.init()
+    for name in FORMATS:
+        factory, accepts = Image.OPEN[name]
+        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # how plugins say: not mine
+            if accepts is None or accepts(data[:16]) is True:  # in place of True, a str says what PIL was built without
+                return factory(io.BytesIO(data), "")
+    raise UnidentifiedImageError

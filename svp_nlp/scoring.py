@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from svp_nlp.arrays import IntK, check_probs, fingerprint_array, fingerprint_json
-from svp_nlp.errors import Interrupted, PoolError, SignalError
+from svp_nlp.errors import ImageError, Interrupted, PoolError, SignalError
 from svp_nlp.models import load_predictor
 from svp_nlp.models.base import FeaturePredictor, Prediction, Predictor
 from svp_nlp.pool import Pool, PoolRef, Shard, cut
@@ -104,7 +104,7 @@ def score_shard(
     Raises:
         Interrupted: asked to stop with batches left to do.
         SignalError: the predictor gave NaN or no probabilities; names the first position.
-        PoolError: a row cannot be read (a damaged image); names the batch, and the row in it.
+        PoolError: a row cannot be read; names the position of a damaged image.
     """
     signals: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in task.signal_names}
     start = shard.start
@@ -148,6 +148,10 @@ def _predictions(
         stop = min(start + task.rows_per_batch, shard.stop)
         try:
             yield of(start, stop)
+        except ImageError as error:
+            row = start + error.row
+            position = row if rows_R is None else rows_R[row]
+            raise PoolError(f"the image at pool position {position} {error.reason}") from None
         except PoolError as error:
             raise PoolError(f"{_where(start, stop, rows_R)}: {error}") from None
 

@@ -7,8 +7,9 @@ import io
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import Dataset, Features, Value
 from PIL import Image as Picture
+from toy_images import write_images
 
 from svp_nlp import load_pool
 from svp_nlp.data import labeled_rows
@@ -24,14 +25,6 @@ def picture(number: int, *, kind: str = "PNG") -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (6, 5, 3), np.uint8)
     Picture.fromarray(pixels).save(file, kind)
     return file.getvalue()
-
-
-def write_images(path, images, labels=None) -> str:
-    labels = [number % 2 for number in range(len(images))] if labels is None else labels
-    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
-    rows = {"image": [None if data is None else {"bytes": data, "path": None} for data in images], "label": labels}
-    Dataset.from_dict(rows, features=features).to_parquet(str(path))
-    return str(path)
 
 
 def contents(rows: pa.Table) -> list[bytes]:

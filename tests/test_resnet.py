@@ -12,9 +12,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 from toy import CLASS_NAMES
-from toy_images import encode, image_rows, toy_images
+from toy_images import encode, image_rows, toy_images, write_images
 
+from svp_nlp import load_pool, load_test, open_workspace, train_target
 from svp_nlp.errors import Interrupted, ModelError, PoolError
+from svp_nlp.experiment import run_recipe
+from svp_nlp.loop import all_labels
 from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import FitContext, Labeled, TrainingSpec
 from svp_nlp.models.batches import learning_rate
@@ -22,6 +25,10 @@ from svp_nlp.models.dynamics import DynamicsRecorder
 from svp_nlp.models.image import image_examples
 from svp_nlp.models.resnet import WEIGHTS_FILE, ResNet, ResNetLearner, ResNetPredictor, ResNetSpec
 from svp_nlp.models.training import seeded
+from svp_nlp.pool import Shard
+from svp_nlp.recipe import make_recipe
+from svp_nlp.scoring import ScoreTask, score_shard
+from svp_nlp.selection import Selection
 
 TRAINING = TrainingSpec(num_train_epochs=2, learning_rate=0.1, lr_scheduler="constant", global_batch_size=16)
 SMALL = ResNetSpec(depth=8, image_size=16, training=TRAINING)
@@ -185,6 +192,52 @@ def test_a_bad_image_is_named_by_its_position_before_the_first_step() -> None:
             dataclasses.replace(train, rows=image_rows(images)), dev=None, seed=0,
             context=FitContext(on_event=lambda event: pytest.fail("an epoch was run")),
         )  # fmt: skip
+
+
+def test_a_row_without_an_image_stops_no_run_and_is_never_picked(tmp_path: Any) -> None:
+    images, labels = toy_images(60, size=8)
+    images[37], images[5] = None, b""
+    path = write_images(tmp_path / "train.parquet", images, labels, names=CLASS_NAMES)
+    tiny = {"kind": "resnet", "depth": 8, "image_size": 8, "training": {"num_train_epochs": 1}}
+    recipe = make_recipe({
+        "mode": "active_learning",
+        "pool": {"path": path, "image_column": "image"},
+        "test": {"path": path, "split": "train"},
+        "allow_overlap": True,
+        "proxy": tiny,
+        "target": tiny,
+        "strategies": [
+            "greedy_k_centers",
+            {"name": "margin", "reduce": {"kind": "ups"}},
+        ],
+        "initial": 16,
+        "labeled_sizes": [58],
+        "baselines": [],
+        "seeds": [0],
+    })  # fmt: skip
+    run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+    picked = [Selection.load(file.parent).positions_K for file in (tmp_path / "run").rglob("selection.parquet")]
+    assert len(picked) == 3 and not any(np.isin([5, 37], rows).any() for rows in picked)
+
+
+def test_a_bad_image_is_named_by_its_position_in_scoring_and_testing(tmp_path: Any, predictor: ResNetPredictor) -> None:
+    images, labels = toy_images(40)
+    pool = load_pool(write_images(tmp_path / "a.parquet", images, labels, names=CLASS_NAMES), image_column="image")
+    images[29], images[3] = images[29][:90], None
+    bad = load_pool(write_images(tmp_path / "b.parquet", images, labels, names=CLASS_NAMES), image_column="image")
+    rows_R = np.arange(1, 40, 2)
+    np.save(tmp_path / "rows.npy", rows_R)
+    for rows_file, rows in ((None, None), (tmp_path / "rows.npy", rows_R)):
+        task = ScoreTask(bad.ref, tmp_path, "p", tmp_path, 40, 8, ("margin",), rows_file=rows_file, num_scored=20)
+        with pytest.raises(PoolError, match=r"^the image at pool position 29 is damaged"):
+            score_shard(task, Shard(0, 0, task.num_scored), pool=bad, predictor=predictor, rows_R=rows)
+    with open_workspace(pool) as workspace:
+        test = load_test(workspace, tmp_path / "b.parquet", split="train")
+        labels = all_labels(workspace)
+        with pytest.raises(PoolError, match=r"^the image at held-out set position 29 is damaged"):
+            train_target(workspace, labels, learner=ResNetLearner(SMALL), test=test)
+        with pytest.raises(PoolError, match=r"^the image at held-out set position 29 is damaged"):
+            ResNetLearner(SMALL).fit(planted(), dev=test, seed=0, context=FitContext())
 
 
 def test_its_training_records_dynamics_of_every_row() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 _COLOURS = np.array([[230, 30, 30], [30, 230, 30], [30, 30, 230], [230, 230, 30]])
@@ -34,3 +38,18 @@ def toy_images(rows: int = 60, *, size: int = 16, seed: int = 0, classes: int = 
 def image_rows(images: list[bytes]) -> pa.Table:
     """Encoded images as a learner gets them."""
     return pa.table({"image": pa.array(images, pa.large_binary())})
+
+
+def write_images(
+    path: Path,
+    images: Sequence[bytes | None],
+    labels: Sequence[int] | None = None,
+    *,
+    names: Sequence[str] = ("cat", "dog"),
+) -> str:
+    """A Parquet file of images, as `datasets` writes it, and where it is; None: a row without an image."""
+    labels = [number % 2 for number in range(len(images))] if labels is None else labels
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=list(names))})
+    rows = {"image": [None if data is None else {"bytes": data, "path": None} for data in images], "label": labels}
+    Dataset.from_dict(rows, features=features).to_parquet(str(path))
+    return str(path)

@@ -125,6 +125,7 @@ class Labeled:
     labels_L: npt.NDArray[np.int64]  # in [0, len(class_names))
     positions_L: IntK  # absolute positions in the pool, named in errors and in training dynamics
     class_names: tuple[str, ...]
+    source: str = "pool"  # or the set that positions count in, for errors
 
     def __post_init__(self) -> None:
         assert self.rows.num_rows == len(self.labels_L) == len(self.positions_L)

@@ -193,6 +193,7 @@ class ImageExamples:
     region: Callable[[int, int], Box]  # of an image, in evaluation
     normalization: dict[str, Any] | None
     positions_N: IntN | None
+    source: str = "pool"
     cache_NHWC: Pixels | None = None
     resized: int | None = None  # images that were not of this size; None: not decoded ahead
     lengths_N: IntN | None = None
@@ -233,8 +234,9 @@ class ImageExamples:
             resized = 0
             for row in range(start, min(start + block, len(rows_B))):
                 of_row = self.region if region is None else functools.partial(region, row)
-                with clear_image_errors(self._name(int(rows_B[row]))):
-                    data = read_image(self.images[int(rows_B[row])])
+                given = int(rows_B[row])
+                with clear_image_errors(self._name(given), row=given):
+                    data = read_image(self.images[given])
                     out[row], as_stored = _decode(data, size=self.size, region=of_row)
                 resized += not as_stored
             return resized
@@ -247,7 +249,7 @@ class ImageExamples:
 
     def _name(self, row: int) -> str:
         return f"image {row} of this batch" if self.positions_N is None else (
-            f"the image at pool position {self.positions_N[row]}"
+            f"the image at {self.source} position {self.positions_N[row]}"
         )  # fmt: skip
 
 
@@ -261,6 +263,7 @@ def image_examples(
     std: Sequence[float] | None = None,
     resize_to: int | None = None,
     positions_N: IntN | None = None,
+    source: str = "pool",
     cache_bytes: int = CACHE_BYTES,
 ) -> ImageExamples:
     """Images for a model that sees `size` x `size` pixels. Of several frames, the first.
@@ -277,6 +280,7 @@ def image_examples(
         std: see `mean`.
         resize_to: for center_crop; None: `size` / 0.875, that is 256 for 224.
         positions_N: positions of the rows in the pool, which errors then name.
+        source: what the positions count in, see `Labeled`.
         cache_bytes: sets that take no more than this when decoded are decoded now and kept, unless they are to be
             cropped from the whole at random.
     Raises:
@@ -291,14 +295,18 @@ def image_examples(
         raise ModelError(f"resize_to is {short}, the crop is {size} x {size}; expected at least {size}")
     region = _whole if evaluation == "resize" else functools.partial(_center, size=size, resize_to=short)
     examples = ImageExamples(
-        images, size, train, region, {"mean": mean, "std": std} if mean is not None else None, positions_N
+        images, size, train, region, {"mean": mean, "std": std} if mean is not None else None, positions_N, source
     )
     if train != "random_resized_crop" and len(images) * size * size * 3 <= cache_bytes:
         cache_NHWC, resized = examples._decode(np.arange(len(images)))
-        if resized:
-            logger.info(
-                "%s of %s images are not %s x %s pixels: their parts are resized",
-                f"{resized:,}", f"{len(images):,}", size, size,
-            )  # fmt: skip
         return replace(examples, cache_NHWC=cache_NHWC, resized=resized)
     return examples
+
+
+def log_resized(examples: ImageExamples) -> None:
+    """Say of a training set that its images are of another size than the model sees."""
+    if examples.resized:
+        logger.info(
+            "%s of %s images are not %s x %s pixels: their parts are resized",
+            f"{examples.resized:,}", f"{len(examples):,}", examples.size, examples.size,
+        )  # fmt: skip

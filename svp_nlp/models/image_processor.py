@@ -48,12 +48,17 @@ class Pixels:
         return replace(new, resize_to=round(new.size / 0.875) if new.evaluation == "center_crop" else new.size)
 
     def examples(
-        self, rows: pa.Table, *, train: TrainTransform = "none", positions_N: IntN | None = None
+        self,
+        rows: pa.Table,
+        *,
+        train: TrainTransform = "none",
+        positions_N: IntN | None = None,
+        source: str = "pool",
     ) -> ImageExamples:
         """Images as the network wants them; see `image_examples`."""
         return image_examples(
             rows, size=self.size, train=train, evaluation=self.evaluation, mean=self.mean, std=self.std,
-            resize_to=self.resize_to, positions_N=positions_N,
+            resize_to=self.resize_to, positions_N=positions_N, source=source,
         )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ from svp_nlp.models import training
 from svp_nlp.models.base import CONFIG_FILE, OUR_KEYS, FitContext, Labeled, Prediction, read_config, write_config
 from svp_nlp.models.classifiers import WithFeatures, names_of
 from svp_nlp.models.finetuning import fine_tune
+from svp_nlp.models.image import log_resized
 from svp_nlp.models.image_classifier import ImageTransformerSpec, make_image_classifier
 from svp_nlp.models.image_processor import FILE as PROCESSOR_FILE
 from svp_nlp.models.image_processor import Pixels, load_pixels, save_pixels
@@ -152,10 +153,14 @@ class ImageTransformerLearner:
         made = make_image_classifier(spec, train.class_names, seed=seed)
         pixels, measured = made.pixels, None
         if dev is not None:
-            measured = pixels.examples(dev.rows, positions_N=dev.positions_L), dev.labels_L
+            measured = pixels.examples(dev.rows, positions_N=dev.positions_L, source=dev.source), dev.labels_L
+        examples = pixels.examples(
+            train.rows, train=spec.augmentation, positions_N=train.positions_L, source=train.source
+        )
+        log_resized(examples)
         result = fine_tune(
             made.model,
-            pixels.examples(train.rows, train=spec.augmentation, positions_N=train.positions_L),
+            examples,
             train,
             dev=measured,
             spec=spec.training,

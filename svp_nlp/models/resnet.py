@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svp_nlp.arrays import IntN, fingerprint_json
+from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import ModelError
 from svp_nlp.models import training
 from svp_nlp.models.base import (
@@ -32,7 +32,7 @@ from svp_nlp.models.base import (
     read_config,
     write_config,
 )
-from svp_nlp.models.image import ImageExamples, image_examples
+from svp_nlp.models.image import ImageExamples, image_examples, log_resized
 from svp_nlp.models.prediction import ScoringDtype
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -160,8 +160,11 @@ def _channels_innermost(model: ResNet) -> ResNet:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _examples(rows: pa.Table, spec: ResNetSpec, *, positions_N: IntN | None = None) -> ImageExamples:
-    return image_examples(rows, size=spec.image_size, train=spec.augmentation, positions_N=positions_N)
+def _examples(labeled: Labeled, spec: ResNetSpec) -> ImageExamples:
+    return image_examples(
+        labeled.rows, size=spec.image_size, train=spec.augmentation, positions_N=labeled.positions_L,
+        source=labeled.source,
+    )  # fmt: skip
 
 
 class ResNetPredictor:
@@ -187,7 +190,7 @@ class ResNetPredictor:
             ModelError: the table holds no images.
             PoolError: an image cannot be decoded; names it.
         """
-        examples = _examples(batch, self.spec)
+        examples = image_examples(batch, size=self.spec.image_size)
         if len(examples) == 0:
             nothing_BD = np.zeros((0, self._model.fc.in_features), dtype=np.float32)
             nothing_BC = np.zeros((0, len(self.class_names)), dtype=np.float32)
@@ -226,7 +229,8 @@ class ResNetLearner:
             PoolError: an image cannot be decoded; names its position in the pool.
             TrainingError: see `training.train`.
         """
-        examples = _examples(train.rows, self.spec, positions_N=train.positions_L)
+        examples = _examples(train, self.spec)
+        log_resized(examples)
         with training.seeded(seed):
             model = ResNet(self.spec, num_classes=len(train.class_names))
         result = training.train(
@@ -234,7 +238,7 @@ class ResNetLearner:
             examples,
             train.labels_L,
             positions_L=train.positions_L,
-            dev=None if dev is None else (_examples(dev.rows, self.spec, positions_N=dev.positions_L), dev.labels_L),
+            dev=None if dev is None else (_examples(dev, self.spec), dev.labels_L),
             training=self.spec.training,
             seed=seed,
             context=context,
