@@ -17,11 +17,12 @@ from svp_nlp.errors import BudgetError, EngineError, ImageError, Interrupted, Po
 from svp_nlp.fitting import fit, score_dynamics
 from svp_nlp.labels import LabelSet
 from svp_nlp.metrics import compute_metrics
-from svp_nlp.models import load_predictor
+from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import Labeled, Learner
 from svp_nlp.narrowing import View, look
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.sizes import resolve_size
+from svp_nlp.strategy_checks import check_strategy
 from svp_nlp.strategy_spec import StrategySpec, arm_name, as_spec
 from svp_nlp.workspace import FULL, ROWS_PER_BATCH, START, Fitted, Round, Scored, Workspace, ask, rank
 
@@ -80,14 +81,16 @@ def active_learning(
     Raises:
         BudgetError: a size is above the number of available rows, or not above the one before.
         SignalError: a strategy of training dynamics, which know labelled rows only.
+        BudgetError, RecipeError: what the strategy asks for cannot be; see `check_strategy`.
     """
     sizes = resolve_sizes([initial, *labeled_sizes], workspace.num_available)
-    spec = as_spec(strategy)
+    spec, learner = as_spec(strategy), make_learner(learner) if isinstance(learner, str) else learner
     if spec.strategy.uses_dynamics:
         raise SignalError(
             f"{spec.name} looks at how labelled rows are learned, and active learning picks unlabelled ones; use "
             "core_set, or a strategy of probabilities such as margin"
         )
+    check_strategy(spec, learner.spec, num_available=workspace.num_available, sizes=sizes, grows=True)
     arm = arm or arm_name(spec, role)
     before = start_set(workspace, sizes[0])
     yield before
@@ -139,16 +142,17 @@ def core_set(
     """Shrink: train the proxy on all labels, score them with it, keep the part that the target needs.
 
     Args:
-        labeled_sizes: how many rows to keep, rows or shares; each size is picked from the whole pool, and with
-            pointwise strategies the smaller is the head of the larger.
+        labeled_sizes: how many rows to keep, rows or shares; each size is picked from the whole pool. The smaller is
+            the head of the larger with pointwise strategies without strata.
         learner, strategy, arm, role: as in `active_learning`.
     Yields:
         one Round a size; its selection and labels are all that is kept.
     Raises:
-        BudgetError: as `active_learning`.
+        BudgetError, RecipeError: as `active_learning`.
     """
     sizes = resolve_sizes(labeled_sizes, workspace.num_available)
-    spec = as_spec(strategy)
+    spec, learner = as_spec(strategy), make_learner(learner) if isinstance(learner, str) else learner
+    check_strategy(spec, learner.spec, num_available=workspace.num_available, sizes=sizes, grows=False)
     arm = arm or arm_name(spec, role)
     everything = all_labels(workspace)
     fitted = None

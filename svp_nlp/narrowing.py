@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from svp_nlp.arrays import BoolN, IntK, fingerprint_array, keyed_hash
-from svp_nlp.errors import BudgetError, RecipeError
 from svp_nlp.files import atomic_file
 from svp_nlp.fitting import encode, is_feature_learner, score
 from svp_nlp.labels import LabelSet
@@ -79,9 +78,6 @@ def look(view: View, *, together: tuple[str, ...] = ()) -> Scored:
     Args:
         view: the round.
         together: pointwise strategies that are scored in the same pass over the whole pool, for other arms.
-    Raises:
-        BudgetError: fewer candidates than the budget.
-        RecipeError: SEALS without features.
     """
     strategy, by = view.strategy, view.strategy.scored_by
     scored = _reduced(view)
@@ -106,10 +102,7 @@ def _candidates(view: View, first: Scored) -> Scored:
     count = len(among)
     if strategy.candidates is not None:
         count = min(count, resolve_size(strategy.candidates, workspace.num_available, f"{strategy.title}: candidates"))
-    if count < view.budget:
-        raise BudgetError(
-            f"{view.place}: {strategy.title} is to pick {view.budget:,} of {count:,} candidates; raise candidates"
-        )
+    assert count >= view.budget, "strategy_checks looks at it before any work"
 
     def choose(path: Path) -> IntK:
         keys_R = workspace.pool.keys_N[among]
@@ -165,8 +158,7 @@ def _neighbours(view: View, reduce: SEALSSpec) -> Scored:
         learner = make_learner(reduce.encoder)
         assert is_feature_learner(learner)
         encoded = encode(workspace, learner, LabelSet.empty())
-    if encoded is None:
-        raise RecipeError(f"{view.strategy.title}: the proxy has no features of its own; give reduce.encoder")
+    assert encoded is not None, "strategy_checks looks at it before any work"
     new = view.labels.positions_L
     if carried is not None:
         assert view.before is not None

@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from svp_nlp.arms import arms_of
 from svp_nlp.data import Data, open_data
 from svp_nlp.engines import Engine
 from svp_nlp.errors import ModelError, RecipeError
 from svp_nlp.files import read_json
 from svp_nlp.hub.publish import Publisher
+from svp_nlp.models.base import LearnerSpec
 from svp_nlp.ranks import current_launch
 from svp_nlp.recipe import Recipe
 from svp_nlp.run import STEP_FILE, Run
-from svp_nlp.strategy_spec import arm_name
+from svp_nlp.strategy_checks import check_strategy
+from svp_nlp.strategy_spec import SEALSSpec, StrategySpec, arm_name
 from svp_nlp.tracking import check_trackers
 
 _ROLES = ("proxy", "target")
+_ENCODER = "strategies.{}.reduce.encoder"
 _MODELS = "models"  # the step that keeps their commits
 _POOLS = "pools"  # the same for pool, test and dev set
 
@@ -25,7 +29,7 @@ _POOLS = "pools"  # the same for pool, test and dev set
 class Prepared:
     """What a recipe was found to work with."""
 
-    commits: dict[str, str | None]  # by role, of the models of the Hub that it names
+    commits: dict[str, str | None]  # by `_models`, of the models of the Hub that it names
     data: Data
     sizes: list[int]  # labelled sizes, without the start set
     publisher: Publisher | None  # on the main process, where the recipe says `publish`
@@ -41,15 +45,18 @@ def prepare(recipe: Recipe, engine: Engine, *, run_dir: Path | None) -> Prepared
         HubRefused: what is to be published cannot be: no token, no right, another kind of repository.
         RecipeError: a package is missing, a cluster or a model cannot be reached or does not exist, or an encoder
             would be refreshed at more labels than there ever are.
-        SVPError: the data cannot be used; see `open_data` and `Recipe.resolve_sizes`.
+        SVPError: the data cannot be used, or a strategy has too few rows; see `open_data`, `Recipe.resolve_sizes` and
+            `check_strategy`.
     """
     check_trackers(recipe.report_to)
     publisher = _publisher(recipe, run_dir)
     _check_engine(recipe, engine)
     commits = _commits(recipe, run_dir)
     data = open_data(recipe, _kept(run_dir, _POOLS))
-    sizes = recipe.resolve_sizes(int(data.available_N.sum()))
+    available = int(data.available_N.sum())
+    sizes = recipe.resolve_sizes(available)
     _check_refresh(recipe, sizes)
+    _check_strategies(recipe, sizes, num_available=available)
     return Prepared(commits, data, sizes, publisher)
 
 
@@ -73,10 +80,28 @@ def _kept(run_dir: Path | None, step: str) -> dict[str, str | None] | None:
 
 
 def _pin_models(recipe: Recipe, run: Run, commits: dict[str, str | None]) -> Recipe:
-    inputs = {role: spec.fingerprint for role in _ROLES if (spec := getattr(recipe, role)) is not None}
-    output = run.step(_MODELS, inputs, lambda path: commits).output
-    pinned = {role: getattr(recipe, role).at(commit) for role, commit in output.items() if commit is not None}
-    return recipe.model_copy(update=pinned)
+    models = _models(recipe)
+    output = run.step(_MODELS, {key: spec.fingerprint for key, spec in models.items()}, lambda path: commits).output
+    pinned = {key: models[key].at(commit) for key, commit in output.items() if commit is not None}  # type: ignore[attr-defined]
+
+    def with_encoder(number: int, strategy: StrategySpec) -> StrategySpec:
+        encoder = pinned.get(_ENCODER.format(number))
+        if encoder is None or strategy.reduce is None:
+            return strategy
+        return strategy.model_copy(update={"reduce": strategy.reduce.model_copy(update={"encoder": encoder})})
+
+    strategies = tuple(with_encoder(number, strategy) for number, strategy in enumerate(recipe.strategies))
+    roles = {role: pinned[role] for role in _ROLES if role in pinned}
+    return recipe.model_copy(update={**roles, "strategies": strategies})
+
+
+def _models(recipe: Recipe) -> dict[str, LearnerSpec]:
+    """All that a recipe names, by where it does."""
+    found = {role: spec for role in _ROLES if (spec := getattr(recipe, role)) is not None}
+    for number, strategy in enumerate(recipe.strategies):
+        if isinstance(strategy.reduce, SEALSSpec) and strategy.reduce.encoder is not None:
+            found[_ENCODER.format(number)] = strategy.reduce.encoder
+    return found
 
 
 def _publisher(recipe: Recipe, run_dir: Path | None) -> Publisher | None:
@@ -106,17 +131,26 @@ def _check_engine(recipe: Recipe, engine: Engine) -> None:
 
 
 def _commits(recipe: Recipe, run_dir: Path | None) -> dict[str, str | None]:
-    """The commits of the models, by role: as the run began, else as they are now."""
+    """The commits of the models: as the run began, else as they are now."""
     if (kept := _kept(run_dir, _MODELS)) is not None:
         return kept
     commits: dict[str, str | None] = {}
-    for role in _ROLES:
-        spec = getattr(recipe, role)
+    for key, spec in _models(recipe).items():
         try:
-            commits[role] = spec.commit() if hasattr(spec, "commit") else None
+            commits[key] = spec.commit() if hasattr(spec, "commit") else None
         except ModelError as error:
-            raise RecipeError(f"{role}: {error}") from None
+            raise RecipeError(f"{key}: {error}") from None
     return commits
+
+
+def _check_strategies(recipe: Recipe, sizes: list[int], *, num_available: int) -> None:
+    grows = recipe.mode == "active_learning"
+    if grows:
+        sizes = [recipe.resolve_initial(num_available), *sizes]
+    for arm in arms_of(recipe):
+        learner = recipe.target if arm.selector == "target_selects" else recipe.proxy
+        assert learner is not None
+        check_strategy(arm.strategy, learner, num_available=num_available, sizes=sizes, grows=grows)
 
 
 def _check_refresh(recipe: Recipe, sizes: list[int]) -> None:

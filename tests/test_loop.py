@@ -380,17 +380,19 @@ def test_a_run_reads_one_commit_of_a_model_from_start_to_end(tmp_path, monkeypat
     hub, used = MovingModel(monkeypatch), []
 
     def stop_here(recipe, data, run, **options):
-        used.append(recipe.proxy.revision)
+        used.append((recipe.proxy.revision, recipe.strategies[1].reduce.encoder.revision))
         raise Interrupted("enough")
 
     monkeypatch.setattr(experiment, "workspace_of", stop_here)
     proxy = {"kind": "transformer", "model_name_or_path": "some/model"}
-    recipe = small_recipe(write_toy(tmp_path / "pool"), proxy=proxy, target=None)
+    near = {"kind": "seals", "encoder": {"kind": "embedding", "model_name_or_path": "some/encoder"}}
+    strategies = ["margin", {"name": "margin", "reduce": near}]
+    recipe = small_recipe(write_toy(tmp_path / "pool"), proxy=proxy, target=None, strategies=strategies)
     for _ in range(3):
         with contextlib.suppress(Interrupted):
             run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
-    assert used == [f"{1:040x}"] * 3
-    assert hub.looks == 1
+    assert used == [(f"{1:040x}", f"{2:040x}")] * 3
+    assert hub.looks == 2
     assert recipe.proxy.revision is None
 
 

@@ -11,8 +11,10 @@ from toy import write_toy
 from svp_nlp import Selection, active_learning, core_set, open_workspace, run_recipe
 from svp_nlp.errors import BudgetError, RecipeError, SignalError
 from svp_nlp.models import learner_module
+from svp_nlp.plan import plan
 from svp_nlp.recipe import make_recipe
 from svp_nlp.strategies import STRATEGIES
+from svp_nlp.strategy_checks import check_strategy
 from svp_nlp.strategy_spec import StrategySpec
 
 FASTTEXT = {"kind": "fasttext", "bucket": 1000, "epochs": 5, "learning_rate": 0.5}
@@ -71,9 +73,48 @@ def test_candidates_without_prefilter_are_drawn_by_the_seed_and_not_by_position(
     assert 60 < np.mean(candidates) < 140
 
 
-def test_fewer_candidates_than_the_budget_is_said_before_the_strategy_runs(toy, tmp_path):
-    with pytest.raises(BudgetError, match="pick 20 of 10 candidates; raise candidates"):
-        rounds_of(toy, tmp_path / "run", spec(name="typiclust", candidates=10), learner=FASTTEXT)
+@pytest.mark.parametrize(
+    ("mode", "proxy", "strategy", "said"),
+    [
+        ("al", FASTTEXT, {"name": "badge", "candidates": 10}, "round 1 is to pick 20 of 10 candidates; raise"),
+        ("al", FASTTEXT, {"name": "badge", "candidates": 201}, "candidates asks for 201 rows, the pool has 200"),
+        ("al", FASTTEXT, {"name": "margin", "strata": {"drop_hardest": "99%"}}, "round 1 is to pick 20 of 2 rows, for"),
+        ("core", VDCNN, {"name": "margin", "strata": {}}, "pick 190 of 180 rows, for strata drop the hardest 10% of"),
+        ("core", VDCNN, {"name": "el2n", "epochs": 3}, "vdcnn is trained for 2 epochs; lower epochs to these"),
+        (
+            "al",
+            FASTTEXT,
+            {
+                "name": "margin",
+                "reduce": {"kind": "seals", "encoder": {"kind": "embedding", "model_name_or_path": "/no"}},
+            },
+            r"strategies\.0\.reduce\.encoder: .*/no",
+        ),
+    ],
+)
+def test_what_numbers_tell_is_said_before_any_work(toy, tmp_path, mode, proxy, strategy, said):
+    sizes = {"initial": 40, "labeled_sizes": [60]} if mode == "al" else {"labeled_sizes": ["95%"]}
+    by = {"mode": "active_learning" if mode == "al" else "core_set", "proxy": proxy, "strategies": [strategy]}
+    made_of = recipe(toy, **by, **sizes)
+    for look in (lambda: plan(made_of), lambda: run_recipe(made_of, tmp_path / "run", stop_requested=lambda: False)):
+        with pytest.raises((BudgetError, RecipeError), match=said):
+            look()
+    assert not (tmp_path / "run").exists()
+    if "encoder" in said:
+        return
+    loop = active_learning if mode == "al" else core_set
+    with open_workspace(toy, run_dir=tmp_path / "loop") as workspace:
+        with pytest.raises((BudgetError, RecipeError), match=said):
+            list(loop(workspace, learner=made(proxy), strategy=spec(**strategy), **sizes))
+        assert not list((tmp_path / "loop").glob("seed-0/*/*/model"))
+
+
+def test_epochs_that_are_added_for_enough_steps_count():
+    training = {"num_train_epochs": 2, "global_batch_size": 50, "min_train_steps": 20}
+    arguments = {"num_available": 200, "sizes": [100], "grows": False}
+    check_strategy(spec(name="el2n", epochs=5), made({**VDCNN, "training": training}).spec, **arguments)
+    with pytest.raises(RecipeError, match="trained for 5 epochs"):
+        check_strategy(spec(name="el2n", epochs=6), made({**VDCNN, "training": training}).spec, **arguments)
 
 
 def test_ups_scores_all_rows_once_and_then_mostly_the_uncertain_ones(toy, tmp_path):
@@ -111,10 +152,15 @@ def test_seals_with_an_encoder_of_its_own_beside_a_proxy_without_features(toy, t
     [_, first] = rounds_of(toy, tmp_path / "run", strategy, learner=FASTTEXT, sizes=(60,))
     options = first.selection.lineage.options
     assert options["scored_rows"] == len(first.scored.rows.positions_R) >= 20
-    with pytest.raises(RecipeError, match=r"no features of its own; give reduce\.encoder"):
+    with pytest.raises(RecipeError, match=r"fasttext has no features of its own; give reduce\.encoder"):
         rounds_of(
             toy, tmp_path / "other", spec(name="entropy", reduce={"kind": "seals"}), learner=FASTTEXT, sizes=(60,)
         )
+    arguments = {"num_available": 200, "sizes": [40, 60]}
+    with pytest.raises(RecipeError, match=r"reduce\.encoder reads texts, resnet reads images"):
+        check_strategy(strategy, made({"kind": "resnet"}).spec, **arguments, grows=True)
+    with pytest.raises(RecipeError, match="a core-set has none"):
+        check_strategy(strategy, made(FASTTEXT).spec, **arguments, grows=False)
 
 
 def recipe(toy, **changes):

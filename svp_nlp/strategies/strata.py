@@ -12,6 +12,11 @@ from svp_nlp.errors import BudgetError
 from svp_nlp.strategies.topk import top_k
 
 
+def count_dropped(num_available: int, drop_hardest: float) -> int:
+    """How many rows are the hardest: exactly the share that is written, for in floats 0.29 * 100 is below 29."""
+    return math.floor(Fraction(str(drop_hardest)) * num_available)
+
+
 def stratified(
     scores_N: FloatN,
     keys_N: UIntN,
@@ -49,8 +54,7 @@ def stratified(
     assert 0 <= drop_hardest < 1
     allowed_N = np.ones(len(scores_N), dtype=np.bool_) if available_N is None else available_N
     num_available = int(np.count_nonzero(allowed_N))
-    # Exactly the share that is written: in floats 0.29 * 100 is below 29.
-    num_dropped = math.floor(Fraction(str(drop_hardest)) * num_available)
+    num_dropped = count_dropped(num_available, drop_hardest)
     num_left = num_available - num_dropped
     if not 0 <= budget <= num_left:
         raise BudgetError(
