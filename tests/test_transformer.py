@@ -324,8 +324,8 @@ def test_sizes_that_a_network_cannot_have_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [
-    ({}, "either model_name_or_path or config"),
-    ({"model_name_or_path": "a/b", "config": {"model_type": "bert"}}, "either model_name_or_path or config"),
+    ({}, "exactly one of model_name_or_path, config"),
+    ({"model_name_or_path": "a/b", "config": {"model_type": "bert"}}, "exactly one of model_name_or_path, config"),
     ({"model_name_or_path": "a/b", "vocab_size": 500}, "vocab_size belongs to config"),
     ({"config": {"model_type": "bert"}, "revision": "main"}, "revision belongs to model_name_or_path"),
     ({"config": {"model_type": "distilbrt"}}, "did you mean distilbert"),

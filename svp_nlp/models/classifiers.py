@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from svp_nlp.errors import ModelError
 from svp_nlp.models.devices import seeded
 from svp_nlp.models.finetuning import draw_head
+from svp_nlp.models.network import NetworkSpec
 from svp_nlp.models.prediction import logits_of
 from svp_nlp.models.pretrained import (
     PretrainedSpec,
@@ -33,8 +34,6 @@ from svp_nlp.models.tokens import pool_tokenizer
 from svp_nlp.pool import Pool
 
 log = logging.getLogger(__name__)
-
-_CLASSIFIER = "ForSequenceClassification"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def make_classifier(
     """
     from transformers import AutoModelForSequenceClassification
 
-    name, trust, revision, kept = spec.model_name, spec.trust_remote_code, None, False
+    name, trust, revision, pinned = spec.model_name, spec.trust_remote_code, None, None
     if spec.config is not None:
         tokenizer = pool_tokenizer(texts, pool, vocab_size=spec.vocab_size, max_length=max_length)
         config = build_config(spec.config, tokenizer)
@@ -82,32 +81,52 @@ def make_classifier(
         revision = resolved_revision(config)
         pinned = revision or spec.revision  # all files from one commit, even if a branch moves
         tokenizer = load_tokenizer(name, revision=pinned, trust_remote_code=trust)
-        has_head = any(str(architecture).endswith(_CLASSIFIER) for architecture in config.architectures or ())
-        kept = has_head and names_of(config) == class_names
-        if has_head:
-            what = "is kept" if kept else "is replaced by a new one"
-            log.info("%s has a head for %s, which %s", name, ", ".join(names_of(config)[:10]), what)
-    config.id2label = dict(enumerate(class_names))
-    config.label2id = {label: number for number, label in enumerate(class_names)}
-    config.problem_type = "single_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
     if hasattr(config, "use_cache"):
         config.use_cache = False  # for generating; decoders would keep keys and values of every batch
     if dropout is not None:
         set_classifier_dropout(config, dropout, name)
-    with seeded(seed):
-        if spec.config is not None:
-            with clear_loading_errors(name):
-                model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-        else:
-            model = load_model(
-                AutoModelForSequenceClassification, name, revision=pinned, trust_remote_code=trust, config=config
-            )
-            if not kept:
-                draw_head(model)
+    model = make_network(AutoModelForSequenceClassification, config, class_names, spec=spec, revision=pinned, seed=seed)
     check_fits(model, tokenizer, max_length=max_length, name=name)
     tokenizer.model_max_length = max_length  # so that users who truncate get the same probabilities
     return Classifier(model, tokenizer, revision)
+
+
+def make_network(
+    auto_class: Any, config: Any, class_names: tuple[str, ...], *, spec: NetworkSpec, revision: str | None, seed: int
+) -> Any:
+    """The network of a config, for these classes, float32, on the CPU.
+
+    The head is new, drawn from `seed`, unless the checkpoint has one for the same classes in the same order.
+
+    Args:
+        auto_class: one of transformers, as AutoModelForImageClassification.
+        config: is changed; its classes are those of the checkpoint.
+        class_names: become `id2label`.
+        spec: whether its weights are trained or random.
+        revision: branch, tag or commit of the weights.
+        seed: decides all new weights.
+    Raises:
+        ModelError: see `pretrained`.
+    """
+    name, kept = spec.model_name, False
+    of_kind = str(auto_class.__name__).removeprefix("AutoModel")
+    is_trained = spec.model_name_or_path is not None
+    if is_trained and any(str(architecture).endswith(of_kind) for architecture in config.architectures or ()):
+        kept = names_of(config) == class_names
+        what = "is kept" if kept else "is replaced by a new one"
+        log.info("%s has a head for %s, which %s", name, ", ".join(names_of(config)[:10]), what)
+    config.id2label = dict(enumerate(class_names))
+    config.label2id = {label: number for number, label in enumerate(class_names)}
+    config.problem_type = "single_label_classification"
+    with seeded(seed):
+        if not is_trained:
+            with clear_loading_errors(name):
+                return auto_class.from_config(config, dtype=torch.float32)
+        model = load_model(auto_class, name, revision=revision, trust_remote_code=spec.trust_remote_code, config=config)
+        if not kept:
+            draw_head(model)
+    return model
 
 
 def names_of(config: Any) -> tuple[str, ...]:

@@ -7,33 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from svp_nlp.errors import ModelError
-from svp_nlp.models.base import LearnerSpec
-from svp_nlp.models.classifiers import WithFeatures, names_of
-from svp_nlp.models.devices import device, seeded
-from svp_nlp.models.finetuning import FineTuningSpec, draw_head
+from svp_nlp.models.classifiers import WithFeatures, make_network
+from svp_nlp.models.devices import device
+from svp_nlp.models.finetuning import FineTuningSpec
 from svp_nlp.models.image import EvaluationTransform, TrainTransform
 from svp_nlp.models.image_processor import FILE as PROCESSOR_FILE
 from svp_nlp.models.image_processor import Levels, Pixels, load_pixels
+from svp_nlp.models.network import NetworkSpec
 from svp_nlp.models.prediction import ScoringDtype
-from svp_nlp.models.pretrained import (
-    PretrainedSpec,
-    clear_loading_errors,
-    is_folder,
-    load_config,
-    load_model,
-    resolved_revision,
-)
+from svp_nlp.models.pretrained import check_weights, clear_loading_errors, load_config, resolved_revision
 
 log = logging.getLogger(__name__)
 
-_CLASSIFIER = "ForImageClassification"
 _SAFE_CHANNELS = 16  # what a processor with AVX-512 takes at once; 8 with AVX2
 
 # He et al. 2015 (arXiv 1512.03385), table 1, with the stride of a bottleneck in its 3 x 3 convolution as torchvision
@@ -49,16 +40,14 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 Positive = Annotated[float, Field(gt=0)]
 
 
-class ImageTransformerSpec(LearnerSpec):
+class ImageTransformerSpec(NetworkSpec):
     """Options of an image classifier of transformers: one with trained weights, or one with random weights."""
 
     reads: ClassVar[Literal["text", "image"]] = "image"
     records_dynamics: ClassVar[bool] = True
+    sources: ClassVar[tuple[str, ...]] = ("model_name_or_path", "architecture", "config")
 
     kind: Literal["image_transformer"] = "image_transformer"
-    model_name_or_path: str | None = Field(default=None, description="a model of the Hub, or a folder")
-    revision: str | None = Field(default=None, description="branch, tag or commit of the model; null: its main branch")
-    trust_remote_code: bool = Field(default=False, description="run code of the model; needs a commit as revision")
     architecture: Literal["resnet18", "resnet34", "resnet50"] | None = Field(
         default=None, description="instead of model_name_or_path: random weights of a ResNet of ImageNet"
     )
@@ -95,17 +84,7 @@ class ImageTransformerSpec(LearnerSpec):
     training: FineTuningSpec = Field(default_factory=FineTuningSpec)
 
     @model_validator(mode="after")
-    def _one_source(self) -> ImageTransformerSpec:
-        sources = ("model_name_or_path", "architecture", "config")
-        if sum(getattr(self, name) is not None for name in sources) != 1:
-            raise ValueError(f"give exactly one of {', '.join(sources)}")
-        try:
-            PretrainedSpec(
-                kind=self.kind, model_name_or_path=self.model_name_or_path, revision=self.revision,
-                trust_remote_code=self.trust_remote_code, config=self.network,
-            )  # fmt: skip
-        except ValidationError as error:
-            raise ValueError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from None
+    def _what_goes_together(self) -> ImageTransformerSpec:
         if (self.mean is None) != (self.std is None):
             raise ValueError("give both mean and std, or none of them")
         # A value that is the default is no clash: a dump holds all values and must be readable again.
@@ -122,7 +101,7 @@ class ImageTransformerSpec(LearnerSpec):
     @property
     def model_name(self) -> str:
         """What the network is called in messages."""
-        return self.model_name_or_path or self.architecture or f"a {(self.config or {}).get('model_type')} from config"
+        return self.architecture or super().model_name
 
     def commit(self) -> str | None:
         """The commit that `revision` means now; None for a folder and for random weights. Loads no weights.
@@ -130,19 +109,12 @@ class ImageTransformerSpec(LearnerSpec):
         Raises:
             ModelError: there is no such model or revision, it is out of reach, or it does not classify images.
         """
-        if self.model_name_or_path is None:
-            _config(self)
-            return None
-        name = self.model_name_or_path
         config = _config(self)
-        load_pixels(name, revision=self.revision)
-        if is_folder(name) and not any(Path(name).expanduser().glob("*.safetensors")):
-            raise ModelError(f"{name} holds no *.safetensors; pickled weights are not read: save the model again")
+        if self.model_name_or_path is None:
+            return None
+        load_pixels(self.model_name_or_path, revision=self.revision)
+        check_weights(self.model_name_or_path)
         return resolved_revision(config)
-
-    def at(self, commit: str | None) -> ImageTransformerSpec:
-        """These options with the commit as revision; None: as they are."""
-        return self if commit is None else self.model_copy(update={"revision": commit})
 
 
 def _config(spec: ImageTransformerSpec) -> Any:
@@ -201,30 +173,11 @@ def make_image_classifier(spec: ImageTransformerSpec, class_names: tuple[str, ..
     """
     from transformers import AutoModelForImageClassification
 
-    name, trust, revision, kept = spec.model_name, spec.trust_remote_code, None, False
-    config = _config(spec)
-    if spec.network is None:
-        revision = resolved_revision(config)
-        has_head = any(str(architecture).endswith(_CLASSIFIER) for architecture in config.architectures or ())
-        kept = has_head and names_of(config) == class_names
-        if has_head:
-            what = "is kept" if kept else "is replaced by a new one"
-            log.info("%s has a head for %s, which %s", name, ", ".join(names_of(config)[:10]), what)
+    name, config = spec.model_name, _config(spec)
+    revision = resolved_revision(config)
     pinned = revision or spec.revision  # all files from one commit, even if a branch moves
     pixels = _pixels(spec, config, revision=pinned)
-    config.id2label = dict(enumerate(class_names))
-    config.label2id = {label: number for number, label in enumerate(class_names)}
-    config.problem_type = "single_label_classification"
-    with seeded(seed):
-        if spec.network is not None:
-            with clear_loading_errors(name):
-                model = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
-        else:
-            model = load_model(
-                AutoModelForImageClassification, name, revision=pinned, trust_remote_code=trust, config=config
-            )
-            if not kept:
-                draw_head(model)
+    model = make_network(AutoModelForImageClassification, config, class_names, spec=spec, revision=pinned, seed=seed)
     _check_widths(model, name=name)
     _check_takes(model, pixels, name=name, num_classes=len(class_names))
     return ImageClassifier(model.to(memory_format=torch.channels_last), pixels, revision)

@@ -8,34 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from svp_nlp.errors import ModelError
-from svp_nlp.models.base import LearnerSpec
+from svp_nlp.models.network import NetworkSpec, check_config
+from svp_nlp.models.network import is_folder as is_folder
 from svp_nlp.models.tokens import train_tokenizer as train_tokenizer
 
 log = logging.getLogger(__name__)
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_OURS = ("vocab_size", "num_labels", "id2label", "label2id", "problem_type", "architectures", "dtype", "torch_dtype")
 _DROPOUTS = ("classifier_dropout", "seq_classif_dropout", "cls_dropout", "classifier_dropout_prob",
              "summary_last_dropout")  # fmt: skip
 
 
-class PretrainedSpec(LearnerSpec):
-    """Which network: one with trained weights, or one with random weights and a tokenizer trained on the pool."""
+class PretrainedSpec(NetworkSpec):
+    """Which network for texts; one with random weights has a tokenizer that is trained on the pool."""
 
-    model_name_or_path: str | None = Field(default=None, description="a model of the Hub, or a folder")
-    revision: str | None = Field(default=None, description="branch, tag or commit of the model; null: its main branch")
-    trust_remote_code: bool = Field(default=False, description="run code of the model; needs a commit as revision")
     config: dict[str, Any] | None = Field(
         default=None,
         description="instead of model_name_or_path: random weights of this shape, as {model_type: distilbert, "
@@ -44,11 +37,6 @@ class PretrainedSpec(LearnerSpec):
     vocab_size: Annotated[int, Field(ge=300)] = Field(
         default=8_000, description="with config: tokens of the tokenizer that is trained on the pool"
     )
-
-    @property
-    def model_name(self) -> str:
-        """What the network is called in messages."""
-        return self.model_name_or_path or f"a {(self.config or {}).get('model_type')} from config"
 
     def commit(self) -> str | None:
         """The commit that `revision` means now; None for a folder and for random weights.
@@ -70,73 +58,19 @@ class PretrainedSpec(LearnerSpec):
         tokenizer = load_tokenizer(name, revision=self.revision, trust_remote_code=trust)
         _check_room(tokenizer.model_max_length, longest, name)
         _check_room(getattr(config, "max_position_embeddings", None), longest, name)
-        if is_folder(name) and not any(Path(name).expanduser().glob("*.safetensors")):
-            raise ModelError(f"{name} holds no *.safetensors; pickled weights are not read: save the model again")
+        check_weights(name)
         return resolved_revision(config)
 
-    def at(self, commit: str | None) -> PretrainedSpec:
-        """These options with the commit as revision; None: as they are."""
-        return self if commit is None else self.model_copy(update={"revision": commit})
-
-    @field_validator("config")
-    @classmethod
-    def _known_keys(cls, config: dict[str, Any] | None) -> dict[str, Any] | None:
-        if config is not None:
-            _check_config(config)
-        return config
-
     @model_validator(mode="after")
-    def _one_source(self) -> PretrainedSpec:
-        if (self.model_name_or_path is None) == (self.config is None):
-            raise ValueError("give either model_name_or_path or config")
-        if self.config is not None:
-            given = [name for name in ("revision", "trust_remote_code") if getattr(self, name)]
-            if given:
-                raise ValueError(f"{', '.join(given)} belongs to model_name_or_path; leave it out with config")
-        elif self.vocab_size != type(self).model_fields["vocab_size"].default:
+    def _own_tokenizer(self) -> PretrainedSpec:
+        if self.config is None and self.vocab_size != type(self).model_fields["vocab_size"].default:
             raise ValueError("vocab_size belongs to config; the tokenizer of model_name_or_path has its own")
-        elif self.revision is not None and is_folder(str(self.model_name_or_path)):
-            raise ValueError(
-                f"revision belongs to a model of the Hub, {self.model_name_or_path} is a folder; leave it out"
-            )
-        runs_code = self.trust_remote_code and not is_folder(str(self.model_name_or_path))
-        if runs_code and not _COMMIT.fullmatch(str(self.revision)):
-            raise ValueError(
-                "trust_remote_code runs code of the model: pin revision to a commit (40 hexadecimal digits) that you "
-                f"have read, found {self.revision!r}"
-            )
         return self
 
 
 def _check_room(positions: Any, max_length: int, name: str) -> None:
     if isinstance(positions, int) and 0 < positions < max_length:
         raise ModelError(f"{name} takes {positions:,} tokens, max_length is {max_length:,}; lower max_length")
-
-
-def is_folder(name: str) -> bool:
-    """Whether a model name means a folder: there is one, or it cannot be a name on the Hub."""
-    return Path(name).expanduser().is_dir() or not _REPOSITORY.fullmatch(name)
-
-
-def _check_config(config: Mapping[str, Any]) -> None:
-    """Raises ValueError for an unknown model type or key; transformers itself would take any key in silence."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    model_type = str(config.get("model_type"))
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"model_type {model_type!r} is not known{_meant(model_type, CONFIG_MAPPING.keys())}")
-    config_class = CONFIG_MAPPING[model_type]
-    known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
-    for key in config.keys() - {"model_type"}:
-        if key in _OURS:
-            raise ValueError(f"{key} is decided by the tokenizer and the labels; leave it out")
-        if key not in known:
-            raise ValueError(f"{key!r} is not an option of {model_type}{_meant(key, known)}")
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 @contextlib.contextmanager
@@ -230,6 +164,16 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         _check_code(name, revision, "AutoConfig")
     with clear_loading_errors(name, revision):
         return AutoConfig.from_pretrained(**arguments)
+
+
+def check_weights(name: str) -> None:
+    """Check that a folder holds weights that may be read; says nothing of a model of the Hub.
+
+    Raises:
+        ModelError: it holds none.
+    """
+    if is_folder(name) and not any(Path(name).expanduser().glob("*.safetensors")):
+        raise ModelError(f"{name} holds no *.safetensors; pickled weights are not read: save the model again")
 
 
 def resolved_revision(config: Any) -> str | None:
@@ -348,7 +292,7 @@ def build_config(values: Mapping[str, Any], tokenizer: Any) -> Any:
         f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("pad", "bos", "eos", "cls", "sep")
     }
     with clear_loading_errors(f"config {dict(values)}"):
-        _check_config(values)
+        check_config(values)
         known = {field.name for field in dataclasses.fields(type(AutoConfig.for_model(values["model_type"])))}
         special = {key: number for key, number in special.items() if key in known}
         config = AutoConfig.for_model(**{**special, **values, "vocab_size": len(tokenizer)})
