@@ -42,7 +42,10 @@ def reproduce(
     ] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="May be repeated. [default: the recipes']")] = None,
     results: Annotated[
-        Path | None, typer.Option("--results", help="Where the table goes. [default: recipes/paper/results]")
+        Path | None,
+        typer.Option(
+            "--results", help="Where the table goes. [default: recipes/paper/results; of your tables: results]"
+        ),
     ] = None,
     from_file: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Only show the table of this results file.")
@@ -98,6 +101,7 @@ def reproduce(
 
 def _show_plan(table: str, scale: str, run_dir: Path | None, options: dict[str, Any], output: Format) -> None:
     from svp_nlp.plan import plan
+    from svp_nlp.report_format import duration
     from svp_nlp.reproduce import check_place, default_directory
     from svp_nlp.reproduce_tables import plan_table
 
@@ -108,7 +112,7 @@ def _show_plan(table: str, scale: str, run_dir: Path | None, options: dict[str, 
     lines = [f"{planned.title}. Scale {planned.scale}: {planned.says}"]
     for name, found in rows.items():
         lines += ["", name, *(f"  {line}" for line in found["lines"][:-1])]
-    lines += ["", f"in all  about {seconds / 3600:,.1f} h on this machine, by small probes", "nothing was written"]
+    lines += ["", f"in all  about {duration(seconds)} on this machine, by small probes", "nothing was written"]
     plans = {name: {key: value for key, value in found.items() if key != "lines"} for name, found in rows.items()}
     show({"lines": lines, "table": planned.table, "scale": scale, "rows": plans, "seconds": seconds}, output)
 

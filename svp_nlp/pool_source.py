@@ -101,7 +101,8 @@ def check_split(split: str, available: Sequence[str], where: str) -> None:
     part, names = part_of(split), [str(name) for name in available]  # datasets has a class of its own for them
     if part is not None and names and part.split not in names:
         raise PoolError(
-            f"{where}: no split {part.split!r}{closest(part.split, names)}; it has {', '.join(map(repr, names))}"
+            f"{where}: no split {part.split!r}{closest(part.split, names)}; it has {', '.join(map(repr, names))}: name "
+            f"one of them as split (for a command: --set test.split={names[-1]}, or pool.split)"
         )
 
 

@@ -34,6 +34,7 @@ from svp_nlp.oracles import oracle_spec_classes
 from svp_nlp.recipe_checks import contradictions
 from svp_nlp.recipe_errors import explain
 from svp_nlp.recipe_yaml import (
+    Override,
     RecipeTree,
     did_you_mean,
     find_recipe,
@@ -296,19 +297,21 @@ class Recipe(Spec):
         return sorted((rows | initial)[size] for size in self.train_target_at)
 
 
-def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(path_or_name: str | Path, overrides: Iterable[Override] = ()) -> Recipe:
     """Read a recipe file, or a shipped recipe by name.
 
     Args:
         path_or_name: a file, or a name such as `smoke/active_fasttext_vdcnn`.
-        overrides: `a.b=value` each, applied in order; values are YAML.
+        overrides: `a.b=value` each, applied in order; values are YAML. With a text that says where it stands, messages
+            name that in place of --set.
 
     Raises:
         RecipeError: no such recipe, not strict YAML, or values that are wrong; all of these are named at once.
     """
     tree = read_tree(find_recipe(path_or_name))
     for assignment in overrides:
-        override(tree, assignment)
+        text, place = (assignment, None) if isinstance(assignment, str) else assignment
+        override(tree, text, place=place)
     return _validated(tree)
 
 

@@ -22,6 +22,7 @@ from svp_nlp.errors import scrub as scrub
 from svp_nlp.files import shipped_directory
 
 Key: TypeAlias = tuple[str | int, ...]  # a dotted path: ("seeds", 0)
+Override: TypeAlias = str | tuple[str, str]  # `a.b=value`; or that, and where it stands if it was not given with --set
 
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 50
@@ -178,10 +179,15 @@ def read_tree(path: Path) -> RecipeTree:
     return RecipeTree(str(path), values, lines)
 
 
-def override(tree: RecipeTree, assignment: str) -> None:
+def override(tree: RecipeTree, assignment: str, *, place: str | None = None) -> None:
     """Apply one `a.b=value` in place; the value is YAML, list entries are addressed by number.
 
     An unknown key is put in as well: validation then names it, with what was probably meant.
+
+    Args:
+        tree: what is changed.
+        assignment: `a.b=value`.
+        place: where it stands, for messages; None: it was given with --set.
 
     Raises:
         RecipeError: no `=`, a value that is not YAML, a path through something that is neither mapping nor list, or a
@@ -189,7 +195,7 @@ def override(tree: RecipeTree, assignment: str) -> None:
     """
     name, equals, text = assignment.partition("=")
     parts = name.strip().split(".")
-    place = f"--set {scrub(assignment)}"
+    place = scrub(place or f"--set {assignment}")
     if not equals or not all(parts):
         raise RecipeError(f"{place}: expected KEY=VALUE, for example --set proxy.epochs=5")
     value, _ = parse_yaml(text, place)

@@ -36,7 +36,7 @@ def write_report(runs: Sequence[Run], directory: Path) -> dict[str, Path]:
     Returns:
         {"json": path, "md": path, "html": path, "png": path}; without "png" where there is no curve.
     Raises:
-        RunError: the runs cannot be merged.
+        RunRefused: the runs cannot be merged.
     """
     summary = summarize(runs)
     directory = Path(directory)

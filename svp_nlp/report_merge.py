@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from svp_nlp.errors import RunError
+from svp_nlp.errors import RunRefused
 
 Run = Mapping[str, Any]
 SeriesOf = Mapping[tuple[int, str, str | None], "Series"]  # (position of the run, selector, strategy) -> series
@@ -42,12 +42,12 @@ def number(value: Any) -> float | None:
 
 
 def check_mergeable(runs: Sequence[Run]) -> None:
-    """Raises RunError: no run, a format of another version, or runs on different pools or test sets."""
+    """Raises RunRefused: no run, a format of another version, or runs on different pools or test sets."""
     if not runs:
-        raise RunError("no run to report on; name at least one run directory")
+        raise RunRefused("no run to report on; name at least one run directory")
     for run in runs:
         if run.get("format") != 1:
-            raise RunError(
+            raise RunRefused(
                 f"run {run.get('name')!r} has format {run.get('format')!r}, this svp_nlp reads format 1; "
                 "report it with the version that made it"
             )
@@ -57,7 +57,7 @@ def check_mergeable(runs: Sequence[Run]) -> None:
             for key in keys:
                 a, b = (first.get(what) or {}).get(key), (run.get(what) or {}).get(key)
                 if a != b:
-                    raise RunError(
+                    raise RunRefused(
                         f"{what}.{key} is {_brief(a)} in run {first['name']!r} but {_brief(b)} in run {run['name']!r}; "
                         "only runs on the same pool and test set can be compared: report them one by one"
                     )

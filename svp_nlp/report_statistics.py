@@ -108,7 +108,7 @@ def summarize(runs: Sequence[Run]) -> Summary:
     """Merge runs and compute what the report shows.
 
     Raises:
-        RunError: no run, a format of another version, or runs on different pools or test sets.
+        RunRefused: no run, a format of another version, or runs on different pools or test sets.
     """
     check_mergeable(runs)
     names = unique_names(runs)

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from svp_nlp.ranks import current_launch
 from svp_nlp.recipe_yaml import differences, recipes_directory
 from svp_nlp.reproduce_format import markdown_of
 from svp_nlp.reproduce_statistics import Table, build_table
-from svp_nlp.reproduce_tables import Plan, plan_table
+from svp_nlp.reproduce_tables import Plan, find_table, plan_table, tables_directory
 from svp_nlp.results import collect, is_finished
 from svp_nlp.run import check_directory, disk_errors
 
@@ -59,8 +60,10 @@ def default_directory(table: str, scale: str) -> Path:
     return Path("runs") / "reproduce" / f"{table}-{scale}"
 
 
-def default_results() -> Path:
-    """`recipes/paper/results` of a checkout that can be written to; ./results otherwise."""
+def default_results(table: str) -> Path:
+    """`recipes/paper/results` of a checkout that can be written to, for a table of the paper; ./results otherwise."""
+    if find_table(table).resolve().parent != tables_directory().resolve():
+        return Path("results")
     directory = recipes_directory()
     inside_package = directory.parent == Path(__file__).resolve().parent
     kept = directory / "paper" / "results"
@@ -84,13 +87,14 @@ def reproduce(
     Args:
         table, scale, data, seeds, settings: see `plan_table`.
         run_dir: of all runs; None: `default_directory`.
-        results_dir: where the results file goes; None: `default_results`.
+        results_dir: where the results file goes, made before any work; None: `default_results`.
         note: what is to be known about the data; kept for later calls on the same directory.
         stop_requested: see `run_recipe`.
     Returns:
         the table, and the paths of its `json` and `md`, which the main process writes.
     Raises:
-        RunRefused: the directory belongs to another table or scale, or one of its runs to another recipe.
+        RunRefused: the directory belongs to another table or scale, or one of its runs to another recipe; or no file
+            can be written where the results go.
         SVPError: as `run_recipe`.
     """
     plan = plan_table(table, scale, data=data, seeds=seeds, settings=settings)
@@ -100,6 +104,8 @@ def reproduce(
         mark["data"] = {"given": _named(data), "note": note or mark["data"]["note"]}
     elif note is not None:
         mark["data"]["note"] = note
+    results = results_dir or default_results(table)
+    together(lambda: _check_results_place(results))
     is_main = current_launch().rank == 0
     if is_main:
         with disk_errors(directory):
@@ -109,7 +115,7 @@ def reproduce(
         if not is_finished(directory / row.name):
             run_recipe(row.recipe, directory / row.name, stop_requested=stop_requested)
     found = build_table(collect_results(plan, directory, mark["data"]))
-    return found, _save(found, results_dir or default_results()) if is_main else {}
+    return found, _save(found, results) if is_main else {}
 
 
 def check_place(plan: Plan, directory: Path) -> dict[str, Any]:
@@ -161,15 +167,38 @@ def read_results(path: Path) -> Table:
 
     Raises:
         RecipeError: no such file, or not JSON.
-        RunRefused: not a results file of ours.
+        RunRefused: not a results file of ours, of another format, or damaged.
     """
+    what = "expected a JSON file that svp reproduce wrote"
     try:
         results = json.loads(path.read_bytes())
     except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}; expected a results file of svp reproduce") from None
+        raise RecipeError(f"{path}: {error.strerror}; {what}") from None
     except ValueError as error:
-        raise RecipeError(f"{path} is not JSON ({error}); expected a results file of svp reproduce") from None
-    return build_table(results if isinstance(results, dict) else {})
+        raise RecipeError(f"{path} is not JSON ({error}); {what}") from None
+    if not isinstance(results, dict) or not {"table", "scale", "rows"} <= results.keys():
+        of_a_run = isinstance(results, dict) and "mode" in results
+        hint = f" (of one run they are shown by svp report {path.parent})" if of_a_run else ""
+        raise RunRefused(f"{path} is no results file of svp reproduce{hint}; {what}")
+    if results.get("format") != 1:
+        raise RunRefused(f"{path} has format {results.get('format')!r}, this svp_nlp reads format 1; {what}")
+    try:
+        found = build_table(results)
+        markdown_of(found)  # shows all there is, so that what is missing is missed here
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
+        missing = f"the key {error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise RunRefused(f"{path} is damaged ({missing}); {what}") from None
+    return found
+
+
+def _check_results_place(directory: Path) -> None:
+    """Raises: RunRefused: no file can be written there, which is better known before hours of work than after."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise RunRefused(f"{directory}: {error.strerror}; name with --results where the table can be written") from None
 
 
 def _named(data: str) -> str:

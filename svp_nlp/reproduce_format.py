@@ -27,15 +27,18 @@ def setting_of(results: Mapping[str, Any]) -> str:
     run = results["rows"][0]["run"]
     noun = "images" if run["recipe"]["pool"].get("image_column") else "texts"
     epochs = _epochs(run["recipe"]["target"])
-    facts = f"{fmt.count(run['pool']['usable'])} {noun}, {epochs} epoch{'s' * (epochs != '1')} of the target"
+    facts = f"{fmt.count(run['pool']['usable'])} {noun}"
+    if epochs is not None:
+        facts += f", {epochs} epoch{'s' * (epochs != 1)} of the target"
     return f"Scale {results['scale']}: {facts}; {results['says']}"
 
 
-def _epochs(spec: Mapping[str, Any]) -> str:
+def _epochs(spec: Mapping[str, Any]) -> int | None:
+    """None for a learner that is not trained in epochs."""
     training = spec.get("training") or {}
     stages = training.get("schedule")
     epochs = sum(stage["epochs"] for stage in stages) if stages else training.get("num_train_epochs")
-    return str(epochs or spec.get("epochs") or fmt.DASH)
+    return epochs or spec.get("epochs") or None
 
 
 def _points(value: float) -> str:

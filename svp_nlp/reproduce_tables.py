@@ -82,6 +82,16 @@ def find_table(name: str) -> Path:
         return tables_directory() / f"{name}.yaml"
     if Path(name).is_file():
         return Path(name)
+    if Path(name).suffix in (".yaml", ".yml") or len(Path(name).parts) > 1:
+        what = "is a directory" if Path(name).is_dir() else "does not exist"
+        raise RecipeError(f"{name} {what}; expected the file of a table, or one of {', '.join(table_names())}")
+    for table in table_names():
+        spec = read_table(tables_directory() / f"{table}.yaml")
+        if name in {Path(row).stem for row in (*spec.rows, spec.everything) if row is not None}:
+            raise RecipeError(
+                f"{name} is a row of the table {table}: svp reproduce {table} runs all of its rows, svp run "
+                f"paper/{name} this one alone"
+            )
     hint = did_you_mean(name, table_names()) or f"; expected {', '.join(table_names())}, or a file like theirs"
     raise RecipeError(f"{name}: no table of this name{hint}")
 
@@ -143,18 +153,20 @@ def plan_table(
     chosen = spec.scales[scale]
     # The place of the data is changed before the scale says how many rows of them are drawn.
     common = [] if data is None else _elsewhere(data)
-    common += [_assignment(key, value) for key, value in chosen.set.items()]
-    common += [] if seeds is None else [_assignment("seeds", list(seeds))]
+    where = f"{path}: scales.{scale}"
+    common += [_assignment(key, value, f"{where}.set.{key}") for key, value in chosen.set.items()]
+    common += [] if seeds is None else [_assignment("seeds", list(seeds), "--seed")]
     rows: list[Row] = []
     for file in spec.rows:
         stem = Path(file).stem
-        own = [_assignment(key, value) for key, value in chosen.only.get(stem, {}).items()]
+        only = chosen.only.get(stem, {})
+        own = [_assignment(key, value, f"{where}.only.{stem}.{key}") for key, value in only.items()]
         recipe = load_recipe(path.parent / file, [*common, *own, *settings])
         if rows and _same_baselines(rows[0].recipe, recipe):
             recipe = load_recipe(path.parent / file, [*common, *own, *settings, "baselines=[]"])
         rows.append(Row(stem, recipe))
     if spec.everything is not None:
-        keys = [one for one in common if not one.startswith(("proxy.", "baselines"))]
+        keys = [one for one in common if not one[0].startswith(("proxy.", "baselines"))]
         rows.append(Row(Path(spec.everything).stem, load_recipe(path.parent / spec.everything, [*keys, *settings]),
                         "everything"))  # fmt: skip
     for row in rows:
@@ -163,13 +175,16 @@ def plan_table(
     return Plan(path.stem, spec.title, scale, chosen.says, tuple(rows))
 
 
-def _assignment(key: str, value: Any) -> str:
-    return f"{key}={json.dumps(value)}"
+def _assignment(key: str, value: Any, place: str) -> tuple[str, str]:
+    return f"{key}={json.dumps(value)}", place
 
 
-def _elsewhere(data: str) -> list[str]:
+def _elsewhere(data: str) -> list[tuple[str, str]]:
     found = str(Path(data).expanduser()) if Path(data).expanduser().exists() else data
-    return [_assignment("pool.path", found), "pool.name=null", "pool.revision=null"]
+    return [
+        _assignment(f"pool.{key}", value, f"--data {data}")
+        for key, value in (("path", found), ("name", None), ("revision", None))
+    ]
 
 
 def _same_baselines(first: Recipe, other: Recipe) -> bool:

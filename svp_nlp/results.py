@@ -83,6 +83,9 @@ def is_finished(run_dir: Path) -> bool:
 def _run_directory(run_dir: str | Path) -> Path:
     run_dir = Path(run_dir)
     if not (run_dir / RECIPE_FILE).exists():
+        inside = sorted(path.parent for path in run_dir.glob(f"*/{RECIPE_FILE}"))
+        if inside:  # as `svp reproduce` leaves them
+            raise RecipeError(f"{run_dir} holds several runs; name those you mean: {', '.join(map(str, inside))}")
         what = "is not a run directory" if run_dir.exists() else "does not exist"
         raise RecipeError(f"{run_dir} {what}; expected one that `svp run` has made")
     return run_dir

@@ -262,6 +262,13 @@ def test_status_of_what_is_no_run_fails_in_one_line(tmp_path: Path) -> None:
     result = runner.invoke(app, ["status", str(tmp_path), "--format", "json"])
     assert result.exit_code == errors.RecipeError.exit_code
     assert "is not a run directory" in only_json(result.stdout)["error"]
+    for row in ("row_2", "row_1"):  # as svp reproduce leaves them
+        (tmp_path / row).mkdir()
+        (tmp_path / row / "recipe.resolved.json").write_text("{}")
+    for command in ("status", "report"):
+        result = runner.invoke(app, [command, str(tmp_path)])
+        assert result.exit_code == errors.RecipeError.exit_code
+        assert f"holds several runs; name those you mean: {tmp_path / 'row_1'}, {tmp_path / 'row_2'}" in result.stderr
 
 
 def test_doctor_never_fails_and_shows_no_token(monkeypatch: pytest.MonkeyPatch) -> None:

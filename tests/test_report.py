@@ -17,7 +17,7 @@ from report_demo import demo_run
 from rich.console import Console
 
 from svp_nlp import report_format as fmt
-from svp_nlp.errors import RunError
+from svp_nlp.errors import RunRefused
 from svp_nlp.report import console_table, jsonable, markdown, summarize, write_report
 from svp_nlp.report_charts import Frame, Line, line_chart, nice_ticks, shorten, spread_labels
 from svp_nlp.report_html import render_page
@@ -224,14 +224,14 @@ def test_the_same_seed_twice_counts_once() -> None:
 def test_other_pools_and_test_sets_are_refused(what: str, key: str, value) -> None:
     one, two = demo(name="a"), demo(name="b")
     two[what][key] = value
-    with pytest.raises(RunError, match=rf"{what}\.{key} is .* in run 'a' but .* in run 'b'.*one by one"):
+    with pytest.raises(RunRefused, match=rf"{what}\.{key} is .* in run 'a' but .* in run 'b'.*one by one"):
         summarize([one, two])
 
 
 def test_no_run_and_other_formats_are_refused() -> None:
-    with pytest.raises(RunError, match="no run to report on"):
+    with pytest.raises(RunRefused, match="no run to report on"):
         summarize([])
-    with pytest.raises(RunError, match="has format 2"):
+    with pytest.raises(RunRefused, match="has format 2"):
         summarize([{**demo(), "format": 2}])
 
 

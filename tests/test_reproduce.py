@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from svp_nlp.cli import app
 from svp_nlp.errors import RecipeError, RunError
 from svp_nlp.paper import PAPER
 from svp_nlp.report_statistics import Stat
+from svp_nlp.reproduce import default_results
 from svp_nlp.reproduce_statistics import build_table, judge, paired
-from svp_nlp.reproduce_tables import find_table, plan_table, read_table, table_names
+from svp_nlp.reproduce_tables import find_table, plan_table, read_table, table_names, tables_directory
 
 runner = CliRunner()
 ROWS = ("cifar10_resnet20_181", "cifar10_resnet20_50")  # the toy rows are called as two of the paper's are
@@ -312,23 +314,35 @@ def test_a_run_of_another_protocol_is_refused(place: Path, done: Any) -> None:
     ("arguments", "message"),
     [
         (["cifar11"], "did you mean 'cifar10'?"),
+        (["cifar10_resnet20_50"], "is a row of the table cifar10: svp reproduce cifar10 runs all"),
+        (["nofile.yaml"], "nofile.yaml does not exist"),
         ([], "which table?"),
+        (["{table}", "--scale", "cpu", "--data", "{data}", "--results", "{full}/new.json/x"], "new.json/x: Not a dir"),
         (["{table}", "--scale", "paper"], "has no scale 'paper'"),
         (["{table}", "--scale", "cpu", "--set", "proxy.epochs=1"], "keeps to its protocol"),
         (["{table}", "--scale", "cpu", "--run-dir", "{full}"], "is not empty"),
         (["--from", "nothing.json"], "No such file"),
         (["--from", "nothing.json", "--dry-run"], "leave the other options out"),
         (["--from", "{table}"], "is not JSON"),
-        (["--from", "{full}/other.json"], "not results of svp reproduce"),
+        (["--from", "{full}/other.json"], "other.json is no results file of svp reproduce;"),
+        (["--from", "{full}/run.json"], "(of one run they are shown by svp report {full})"),
+        (["--from", "{full}/new.json"], "new.json has format 2, this svp_nlp reads format 1"),
+        (["--from", "{full}/damaged.json"], "damaged.json is damaged (the key 'name' is missing)"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_work(arguments: list[str], message: str, place: Path, tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
+    kept = {"format": 1, "table": "x", "scale": "cpu", "data": {}, "rows": [{}]}
     (full / "other.json").write_text('{"format": 1, "rows": [{}]}')
-    found = svp(*(one.format(table=place / "toys.yaml", full=full) for one in arguments))
+    (full / "run.json").write_text('{"format": 1, "mode": "core_set", "rows": []}')
+    (full / "new.json").write_text(json.dumps(kept | {"format": 2}))
+    (full / "damaged.json").write_text(json.dumps(kept))
+    names = {"table": place / "toys.yaml", "full": full, "data": place / "toys"}
+    found = svp(*(one.format(**names) for one in arguments))
     assert found.exit_code == 2
-    assert message in found.stderr
+    assert message.format(full=full) in found.stderr
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("*/*/*"))
 
 
 def test_a_table_file_is_validated(tmp_path: Path) -> None:
@@ -341,12 +355,32 @@ def test_a_table_file_is_validated(tmp_path: Path) -> None:
         read_table(tmp_path / "table.yaml")
 
 
+@pytest.mark.parametrize("part", ["set", f"only.{ROWS[1]}"])
+def test_a_wrong_key_of_a_table_is_named_where_it_stands(place: Path, tmp_path: Path, part: str) -> None:
+    wrong: Any = {"proxy.epohcs": 3}
+    changes = {"set": wrong} if part == "set" else {"only": {ROWS[1]: wrong}}
+    rows = [str(place / f"{name}.yaml") for name in ROWS]
+    write(tmp_path / "mine.yaml", {"title": "x", "rows": rows, "scales": {"cpu": {"says": "x", **changes}}})
+    with pytest.raises(RecipeError) as caught:
+        plan_table(str(tmp_path / "mine.yaml"), "cpu")
+    where = f"({tmp_path / 'mine.yaml'}: scales.cpu.{part}.proxy.epohcs): unknown key; did you mean 'epochs'?"
+    assert str(caught.value).endswith(where)
+
+
+def test_only_tables_of_the_paper_go_into_the_checkout(place: Path) -> None:
+    assert default_results("cifar10") == tables_directory().parent / "results"
+    assert default_results(str(tables_directory() / "cifar10.yaml")) == tables_directory().parent / "results"
+    assert default_results(str(place / "toys.yaml")) == Path("results")
+
+
 def test_a_dry_run_writes_nothing_and_adds_up_the_cost(place: Path, tmp_path: Path) -> None:
     found = svp(place / "toys.yaml", "--scale", "cpu", "--data", place / "toys", "--dry-run", "--format", "json")
     value = json.loads(found.stdout)
     assert set(value["rows"]) == set(ROWS)
     assert value["seconds"] == pytest.approx(sum(row["estimate"]["seconds"] for row in value["rows"].values()))
     assert list(tmp_path.iterdir()) == []
+    shown = svp(place / "toys.yaml", "--scale", "cpu", "--data", place / "toys", "--dry-run").stdout
+    assert re.search(r"in all  about [0-9.]+ (s|min [0-9]+ s) on this machine", shown)
 
 
 # the paper's tables
