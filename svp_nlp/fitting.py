@@ -267,7 +267,10 @@ def score(
 
 
 def score_dynamics(workspace: Workspace, fitted: Fitted, strategy: StrategySpec) -> Scored:
-    """Scores of all rows from what was recorded in a training; -inf for those that were not trained on."""
+    """Scores of all rows from what was recorded in a training; -inf for those that were not trained on.
+
+    Where a dev set ended the training before the epochs that the strategy asks for, those that there are count.
+    """
     assert fitted.dynamics_dir is not None
     from svp_nlp.models.dynamics import DynamicsRecorder
 
@@ -284,11 +287,15 @@ def score_dynamics(workspace: Workspace, fitted: Fitted, strategy: StrategySpec)
         columns: dict[str, Any] = {name: scores_N}
         store.write(whole, **columns)
         store.seal([whole])
-        return {"signals": [name]}
+        return {"signals": [name], "epochs": min(values_LE.shape[1] for values_LE in arrays.values())}
 
     inputs = {"model": fitted.fingerprint, "pool": workspace.pool.fingerprint, "epochs": strategy.epochs}
     step = workspace.run.step(step_name, inputs, do)
-    return Scored(store, seconds=step.seconds)
+    facts = {}
+    if strategy.epochs is not None and (found := step.output["epochs"]) < strategy.epochs:
+        log.info("  %s: the training stopped early, after %d of %d epochs", strategy.title, found, strategy.epochs)
+        facts = {"epochs_used": found}
+    return Scored(store, seconds=step.seconds, facts=facts)
 
 
 def _map_shards(

@@ -185,7 +185,9 @@ def _neighbours(view: View, reduce: SEALSSpec) -> Scored:
     rows = view.rows_step("reduced", inputs, reach)
     reached = np.load(rows.path.parent / _REACHED_FILE, allow_pickle=False)
     facts = {"scored_rows": len(rows.positions_R), "drawn_at_random": len(rows.positions_R) - len(reached)}
-    encoding = encoded.seconds if reduce.encoder is not None and carried is None else 0.0
+    # Once, and not where the proxy has the same features: its own cost holds them.
+    own = view.fitted.encoded is None or view.fitted.encoded.fingerprint != encoded.fingerprint
+    encoding = encoded.seconds if own and carried is None else 0.0
     return Scored(rows=rows, seconds=rows.seconds + encoding, facts=facts, carried=reached)
 
 

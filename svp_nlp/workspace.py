@@ -16,6 +16,7 @@ asks; all of them score, and train targets.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,7 @@ from svp_nlp.selection import Lineage, Selection
 from svp_nlp.store import SignalStore
 from svp_nlp.strategies import Picks, Strategy, select, top_k
 from svp_nlp.strategies.strata import stratified
+from svp_nlp.strategies.warm_up import warm_up
 from svp_nlp.strategy_spec import StrategySpec
 
 START = "start"  # directory of what all arms of a seed share in active learning
@@ -154,7 +156,7 @@ class Scored:
         signals: [R, ...] in the order of `rows`; None: nothing yet.
         rows: those that were looked at; None: all of the pool.
         seconds: scoring, choosing which rows, and encoding, of this round alone.
-        facts: how many rows were looked at, for the lineage; empty where all were.
+        facts: how many rows, or epochs, were looked at, for the lineage; empty where all were.
         carried: what the next round's reduction goes on from (`narrowing.py`).
     """
 
@@ -239,6 +241,9 @@ def rank(
     together = ranks.world_size > 1 and strategy.strategy.over_ranks is not None
 
     def do(path: Path) -> Mapping[str, Any]:
+        if scored is not None and strategy.strategy.kind == "setwise":
+            warm_up(strategy.strategy)
+        started = time.perf_counter()
         picks = _pick(workspace, strategy, scored, labels=labels, budget=budget)
         if not ranks.is_main:
             return {}
@@ -258,7 +263,8 @@ def rank(
         )
         selection = Selection(picks.positions_K, pool.ids(picks.positions_K), picks.scores_K, lineage)
         selection.save(path)
-        return {"fingerprint": selection.fingerprint, "picked": len(selection), "labeled_size": lineage.labeled_size}
+        found = {"fingerprint": selection.fingerprint, "picked": len(selection), "labeled_size": lineage.labeled_size}
+        return {**found, "seconds": time.perf_counter() - started}
 
     step = workspace.step(f"{name}/selection", inputs, do, together=together)
     return Selection.load(step.path), step.seconds

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from toy import write_toy
 
 from svp_nlp import Selection, active_learning, core_set, open_workspace, run_recipe
+from svp_nlp import workspace as workspace_module
 from svp_nlp.errors import BudgetError, RecipeError, SignalError
+from svp_nlp.fitting import fit, score_dynamics
+from svp_nlp.loop import all_labels
 from svp_nlp.models import learner_module
 from svp_nlp.plan import plan
 from svp_nlp.recipe import make_recipe
 from svp_nlp.strategies import STRATEGIES
+from svp_nlp.strategies.warm_up import warm_up
 from svp_nlp.strategy_checks import check_strategy
 from svp_nlp.strategy_spec import StrategySpec
 
@@ -49,9 +55,26 @@ def rounds_of(toy, run_dir, strategy, *, learner, sizes=(60, 80, 100)):
         return list(active_learning(workspace, learner=made(learner), **options))
 
 
-def test_a_setwise_strategy_chooses_among_the_candidates_of_its_prefilter(toy, tmp_path):
+def seconds(run_dir, *patterns):
+    """What the steps took that are found by these patterns, in all."""
+    paths = [path for pattern in patterns for path in run_dir.glob(f"{pattern}/step.json")]
+    return sum(json.loads(path.read_text())["seconds"] for path in paths)
+
+
+def test_a_setwise_strategy_chooses_among_the_candidates_of_its_prefilter(toy, tmp_path, monkeypatch):
     strategy = spec(name="typiclust", prefilter="margin", candidates=30)
+    clock, warmed = [0.0], []
+
+    def slow_warm_up(of):
+        clock[0] += 1000
+        warmed.append(of.name)
+
+    monkeypatch.setattr(workspace_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(workspace_module, "warm_up", slow_warm_up)
     rounds = rounds_of(toy, tmp_path / "run", strategy, learner=FASTTEXT)
+    assert set(warmed) == {"typiclust"} and all(now.ranking_seconds == 0 for now in rounds)  # compiling is not counted
+    found = seconds(tmp_path / "run", "seed-0/*/proxy-*/signals-*", "seed-0/*/*/candidates")
+    assert sum(now.scoring_seconds for now in rounds) == pytest.approx(found)
     for before, now in itertools.pairwise(rounds):
         margin = now.scored.rows.positions_R
         assert set(now.selection.positions_K) <= set(margin)
@@ -131,27 +154,49 @@ def test_ups_scores_all_rows_once_and_then_mostly_the_uncertain_ones(toy, tmp_pa
     assert rounds[2].selection.lineage.scoring["rows"] == len(again)
 
 
+def near(features, of, is_open, count):
+    """The `count` nearest open rows of each of some rows."""
+    rows = np.flatnonzero(is_open)
+    apart = ((features[of][:, None] - features[rows][None]) ** 2).sum(-1)
+    return set(rows[np.argsort(apart, axis=1)[:, :count]].ravel())
+
+
 def test_seals_scores_the_neighbours_of_labelled_rows_only(toy, tmp_path):
-    strategy = spec(name="margin", reduce={"kind": "seals", "neighbours": 2})
+    strategy = spec(name="margin", reduce={"kind": "seals", "neighbours": 2, "encoder": EMBEDDING})
     rounds = rounds_of(toy, tmp_path / "run", strategy, learner=EMBEDDING, sizes=(45, 50))
     features = np.load(rounds[1].fitted.encoded.features_file).astype(np.float64)
+    reached, is_open = set(), np.ones(200, bool)
     for before, now in itertools.pairwise(rounds):
-        labeled = before.labels.positions_L
-        unlabeled = np.setdiff1d(np.arange(200), labeled)
-        if now.round == 1:
-            apart = ((features[labeled][:, None] - features[unlabeled][None]) ** 2).sum(-1)
-            expected = set(unlabeled[np.argsort(apart, axis=1)[:, :2]].ravel())
-            assert set(now.scored.rows.positions_R) == expected
-        assert set(now.selection.positions_K) <= set(now.scored.rows.positions_R)
-        assert not set(now.scored.rows.positions_R) & set(labeled)
+        is_open[before.selection.positions_K] = False
+        older, new = reached & set(np.flatnonzero(is_open)), before.selection.positions_K
+        reached = older | near(features, new, is_open, 2)
+        assert set(now.scored.rows.positions_R) == reached
+        assert set(now.selection.positions_K) <= reached
         assert now.selection.lineage.options["drawn_at_random"] == 0
+        # The proxy's own encoder: what it costs is in the round once, and in the first round only.
+        place = f"seed-0/*/round-{now.round:03d}"
+        cost = seconds(tmp_path / "run", f"{place}/reduced", f"seed-0/*/proxy-{len(before.labels):010d}*/signals-*")
+        encoding = seconds(tmp_path / "run", "encoders/*/features") if now.round == 1 else 0
+        assert now.scored.seconds == pytest.approx(cost) and now.scoring_seconds == pytest.approx(cost + encoding)
+    assert older - near(features, new, is_open, 2) and near(features, new, is_open, 2) - older  # both were needed
 
 
 def test_seals_with_an_encoder_of_its_own_beside_a_proxy_without_features(toy, tmp_path):
     strategy = spec(name="entropy", reduce={"kind": "seals", "neighbours": 1, "encoder": EMBEDDING})
-    [_, first] = rounds_of(toy, tmp_path / "run", strategy, learner=FASTTEXT, sizes=(60,))
-    options = first.selection.lineage.options
-    assert options["scored_rows"] == len(first.scored.rows.positions_R) >= 20
+    rounds = rounds_of(toy, tmp_path / "run", strategy, learner=FASTTEXT, sizes=(100, 105))
+    [features_file] = (tmp_path / "run" / "encoders").glob("*/features/embeddings.npy")
+    start, is_open = rounds[0].labels.positions_L, np.ones(200, bool)
+    is_open[start] = False
+    reached = near(np.load(features_file).astype(np.float64), start, is_open, 1)
+    options = rounds[1].selection.lineage.options
+    # 40 labelled rows have 40 neighbours at most, 60 are picked.
+    assert options["scored_rows"] == 60 and options["drawn_at_random"] == 60 - len(reached)
+    assert reached < set(rounds[1].scored.rows.positions_R)
+    steps = [f"seed-0/*/round-00{k}/reduced" for k in (1, 2)], [f"seed-0/{d}/*/signals-*" for d in ("start", "proxy-*")]
+    for number, patterns in enumerate(zip(*steps, strict=True), start=1):
+        encoding = seconds(tmp_path / "run", "encoders/*/features") if number == 1 else 0
+        assert rounds[number].scoring_seconds == pytest.approx(seconds(tmp_path / "run", *patterns) + encoding)
+    assert encoding == 0 and seconds(tmp_path / "run", "encoders/*/features") > 0
     with pytest.raises(RecipeError, match=r"fasttext has no features of its own; give reduce\.encoder"):
         rounds_of(
             toy, tmp_path / "other", spec(name="entropy", reduce={"kind": "seals"}), learner=FASTTEXT, sizes=(60,)
@@ -200,6 +245,23 @@ def test_a_core_set_by_training_dynamics_trains_one_recorded_model_for_all_strat
     found = Selection.load(run_dir / "seed-0" / "proxy-el2n-1-epochs" / "keep-0000000060" / "selection")
     assert set(found.positions_K) == set(expected) and found.lineage.options == {"epochs": 1}
     assert result["report"] is not None
+    trained = json.loads((model / "model" / "step.json").read_text())
+    scored = json.loads((model / "signals-el2n-1" / "step.json").read_text())
+    assert scored["inputs"] == {
+        "model": trained["output"]["fingerprint"], "pool": trained["inputs"]["pool"], "epochs": 1,
+    }  # fmt: skip
+
+
+def test_a_training_that_ended_early_gives_the_epochs_that_it_has_and_tells_so(toy, tmp_path):
+    with open_workspace(toy, run_dir=tmp_path / "run") as workspace:
+        fitted = fit(workspace, "full", "proxy", made(VDCNN), all_labels(workspace), dynamics=["error_norm"])
+        assert score_dynamics(workspace, fitted, spec(name="el2n", epochs=5)).facts == {"epochs_used": 2}
+        assert not score_dynamics(workspace, fitted, spec(name="el2n", epochs=2)).facts
+
+
+@pytest.mark.parametrize("name", [name for name, strategy in STRATEGIES.items() if strategy.kind == "setwise"])
+def test_every_setwise_strategy_picks_from_made_up_rows(name):
+    warm_up.__wrapped__(STRATEGIES[name])
 
 
 def test_dynamics_of_a_proxy_that_records_none_are_refused_with_what_to_use(toy, tmp_path):

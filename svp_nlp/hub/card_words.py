@@ -65,7 +65,7 @@ def how_chosen(entry: Facts) -> Markdown:
         sentences.append(f"Candidates were {number}{which}.")
     how, details = str(_wanted(strategy)), [f"strategy {code(strategy)}"]
     if options.get("epochs"):
-        details[0] += f" in {first_epochs(options['epochs'])}"
+        details[0] += f" in {first_epochs(options.get('epochs_used', options['epochs']))}"
     if strata := options.get("strata"):
         how = f"from easy to hard alike, but for the hardest {escape(strata.get('drop_hardest'))},"
         details.append(f"{count(strata.get('count'))} strata")
@@ -117,5 +117,5 @@ def option_facts(lineage: Facts) -> list[tuple[str, Any]]:
         hardest = escape(strata.get("drop_hardest"))
         facts.append(("strata", Markdown(f"{count(strata.get('count'))}, without the hardest {hardest}")))
     if options.get("epochs"):
-        facts.append(("looked at", first_epochs(options["epochs"])))
+        facts.append(("looked at", first_epochs(options.get("epochs_used", options["epochs"]))))
     return facts
