@@ -23,7 +23,8 @@ from svp_nlp.models.base import FitContext, Labeled, TrainingSpec
 from svp_nlp.models.batches import learning_rate
 from svp_nlp.models.dynamics import DynamicsRecorder
 from svp_nlp.models.image import image_examples
-from svp_nlp.models.resnet import WEIGHTS_FILE, ResNet, ResNetLearner, ResNetPredictor, ResNetSpec
+from svp_nlp.models.resnet import ResNet, ResNetLearner, ResNetPredictor, ResNetSpec
+from svp_nlp.models.saving import WEIGHTS_FILE
 from svp_nlp.models.training import seeded
 from svp_nlp.pool import Shard
 from svp_nlp.recipe import make_recipe

@@ -17,11 +17,11 @@ import torch
 from svp_nlp.errors import Interrupted, ModelError
 from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import FitContext, Labeled, Prediction, TrainingSpec
+from svp_nlp.models.saving import WEIGHTS_FILE
 from svp_nlp.models.training import seeded
 from svp_nlp.models.vdcnn import (
     MIN_LENGTH,
     VDCNN,
-    WEIGHTS_FILE,
     VDCNNLearner,
     VDCNNPredictor,
     VDCNNSpec,

@@ -1,12 +1,15 @@
-"""Networks that classify: made for given classes from pretrained or random weights, and tapped for their features.
+"""Networks that classify: made for given classes, from pretrained or random weights; tapped for features; saved.
 
 Letters in shapes: B batch, L tokens, C classes, D width.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from svp_nlp.errors import ModelError
+from svp_nlp.models.base import CONFIG_FILE, OUR_KEYS, LearnerSpec, read_config, write_config
 from svp_nlp.models.devices import seeded
 from svp_nlp.models.finetuning import draw_head
 from svp_nlp.models.network import NetworkSpec
@@ -27,6 +31,7 @@ from svp_nlp.models.pretrained import (
     load_config,
     load_model,
     load_tokenizer,
+    quiet_transformers,
     resolved_revision,
     set_classifier_dropout,
 )
@@ -34,6 +39,9 @@ from svp_nlp.models.tokens import pool_tokenizer
 from svp_nlp.pool import Pool
 
 log = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "model.safetensors"
+_ONE_FILE = "1000GB"
 
 
 @dataclass(frozen=True)
@@ -172,3 +180,48 @@ def checkpoint_activations(model: Any, on: bool) -> None:
         getattr(model, f"{found}_checkpointing_enable")(**options)
     else:
         getattr(model, f"{found}_checkpointing_disable")()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Hash of all weights with their names; a second for 1 GB."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_classifier(
+    directory: Path, model: Any, *, spec: LearnerSpec, class_names: tuple[str, ...], report: dict[str, Any]
+) -> None:
+    """Write what `from_pretrained` and `pipeline` of transformers read, with our keys in its config.json."""
+    with quiet_transformers():
+        # Channels may be innermost in memory, which safetensors does not take.
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        model.save_pretrained(directory, state_dict=weights, max_shard_size=_ONE_FILE)
+    theirs = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+    dropped = OUR_KEYS | {"_name_or_path"}  # of the model that it began as; a folder of this machine, perhaps
+    theirs = {key: value for key, value in theirs.items() if key not in dropped}
+    write_config(directory, spec=spec, class_names=class_names, weights=WEIGHTS_FILE, report=report, **theirs)
+
+
+def load_classifier(
+    directory: Path, auto_class: Any, *, trust_remote_code: bool
+) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
+    """The network that `save_classifier` wrote, on the CPU; its class names and report.
+
+    Raises:
+        ModelError: a file is missing, damaged, or of another model.
+    """
+    saved, name = read_config(directory), str(directory)
+    config = load_config(name, trust_remote_code=trust_remote_code)
+    class_names = tuple(saved.get("class_names", ()))
+    if class_names != (found := names_of(config)):
+        raise ModelError(
+            f"{directory / CONFIG_FILE}: class_names are {list(class_names)}, id2label says {list(found)}; the "
+            "file was changed: copy or train the model again"
+        )
+    for key in saved.keys() & OUR_KEYS:
+        delattr(config, key)
+    model = load_model(auto_class, name, trust_remote_code=trust_remote_code, config=config)
+    return model, class_names, dict(saved.get("report", {}))

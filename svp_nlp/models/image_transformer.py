@@ -28,8 +28,6 @@ Letters in shapes: B batch, S size (pixels of a side), C classes, D width.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -42,17 +40,13 @@ import torch
 from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import ModelError, TrainingError
 from svp_nlp.models import training
-from svp_nlp.models.base import CONFIG_FILE, OUR_KEYS, FitContext, Labeled, Prediction, read_config, write_config
-from svp_nlp.models.classifiers import WithFeatures, names_of
+from svp_nlp.models.base import FitContext, Labeled, Prediction
+from svp_nlp.models.classifiers import WithFeatures, load_classifier, save_classifier, weights_digest
 from svp_nlp.models.finetuning import fine_tune
 from svp_nlp.models.image import log_resized
 from svp_nlp.models.image_classifier import ImageTransformerSpec, make_image_classifier
 from svp_nlp.models.image_processor import FILE as PROCESSOR_FILE
 from svp_nlp.models.image_processor import Pixels, load_pixels, save_pixels
-from svp_nlp.models.pretrained import load_config, load_model, quiet_transformers
-
-WEIGHTS_FILE = "model.safetensors"
-_ONE_FILE = "1000GB"
 
 
 class ImageTransformerPredictor:
@@ -75,15 +69,9 @@ class ImageTransformerPredictor:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of spec, weights, how images are prepared, and class names; a second for 1 GB, only when asked for."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self._weights().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         pixels = dataclasses.asdict(self._pixels)
-        return fingerprint_json([self.spec.fingerprint, digest.hexdigest(), pixels, list(self.class_names)])
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self._model.state_dict().items()}
+        weights = weights_digest(self._model)
+        return fingerprint_json([self.spec.fingerprint, weights, pixels, list(self.class_names)])
 
     def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
         """Probabilities [B, C] and the input of the last layer [B, D], float32; images are never augmented.
@@ -106,19 +94,8 @@ class ImageTransformerPredictor:
 
     def save(self, directory: Path) -> None:
         """Write what `AutoModelForImageClassification.from_pretrained` and `pipeline` read, with our keys in it."""
-        with quiet_transformers():
-            self._model.save_pretrained(directory, state_dict=self._weights(), max_shard_size=_ONE_FILE)
         save_pixels(self._pixels, directory)
-        theirs = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-        dropped = OUR_KEYS | {"_name_or_path"}  # of the model that it began as; a folder of this machine, perhaps
-        write_config(
-            directory,
-            spec=self.spec,
-            class_names=self.class_names,
-            weights=WEIGHTS_FILE,
-            report=self.report,
-            **{key: value for key, value in theirs.items() if key not in dropped},
-        )
+        save_classifier(directory, self._model, spec=self.spec, class_names=self.class_names, report=self.report)
 
 
 class ImageTransformerLearner:
@@ -188,23 +165,14 @@ class ImageTransformerLearner:
         """
         from transformers import AutoModelForImageClassification
 
-        saved = read_config(directory)
-        trust, name = self.spec.trust_remote_code, str(directory)
-        config = load_config(name, trust_remote_code=trust)
-        class_names = tuple(saved.get("class_names", ()))
-        if class_names != (found := names_of(config)):
-            raise ModelError(
-                f"{directory / CONFIG_FILE}: class_names are {list(class_names)}, id2label says {list(found)}; the "
-                "file was changed: copy or train the model again"
-            )
-        pixels = load_pixels(name)
+        model, class_names, report = load_classifier(
+            directory, AutoModelForImageClassification, trust_remote_code=self.spec.trust_remote_code
+        )
+        pixels = load_pixels(str(directory))
         if pixels is None:
             raise ModelError(f"{directory / PROCESSOR_FILE} is missing; copy or train the model again")
-        for key in saved.keys() & OUR_KEYS:
-            delattr(config, key)
-        model = load_model(AutoModelForImageClassification, name, trust_remote_code=trust, config=config)
         model = model.to(training.device(), memory_format=torch.channels_last)
-        return ImageTransformerPredictor(self.spec, model, pixels, class_names, report=dict(saved.get("report", {})))
+        return ImageTransformerPredictor(self.spec, model, pixels, class_names, report=report)
 
 
 spec_class = ImageTransformerSpec

@@ -5,22 +5,18 @@ Letters in shapes: B batch, H = W pixels of a side, C classes, D embedding width
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import safetensors.torch
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svp_nlp.arrays import fingerprint_json
-from svp_nlp.errors import ModelError
 from svp_nlp.models import training
 from svp_nlp.models.base import (
     FitContext,
@@ -29,13 +25,10 @@ from svp_nlp.models.base import (
     Prediction,
     ScheduleStage,
     TrainingSpec,
-    read_config,
-    write_config,
 )
 from svp_nlp.models.image import ImageExamples, image_examples, log_resized
 from svp_nlp.models.prediction import ScoringDtype
-
-WEIGHTS_FILE = "weights.safetensors"
+from svp_nlp.models.saving import load_network, network_fingerprint, save_network
 
 _WIDTHS = (16, 32, 64)
 _BLOCKS = {8: 1, 14: 2, 20: 3, 56: 9, 110: 18, 164: 18}  # of each of the three stages
@@ -176,12 +169,7 @@ class ResNetPredictor:
         """`model` is what `training.train` leaves; it must not be changed afterwards."""
         self.spec, self.class_names, self.report = spec, class_names, report
         self._model = model.eval().requires_grad_(False)
-        weights_sha256 = hashlib.sha256(self._weights()).hexdigest()
-        self.fingerprint = fingerprint_json([spec.fingerprint, weights_sha256, list(class_names)])
-
-    def _weights(self) -> bytes:
-        state = {name: tensor.cpu().contiguous() for name, tensor in self._model.state_dict().items()}
-        return safetensors.torch.save(state)
+        self.fingerprint = network_fingerprint(self._model, spec, class_names)
 
     def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
         """Probabilities [B, C] and embeddings [B, 64] (depth 164: 256), float32; images are never augmented.
@@ -202,8 +190,7 @@ class ResNetPredictor:
 
     def save(self, directory: Path) -> None:
         """Write weights.safetensors and config.json."""
-        (directory / WEIGHTS_FILE).write_bytes(self._weights())
-        write_config(directory, spec=self.spec, class_names=self.class_names, weights=WEIGHTS_FILE, report=self.report)
+        save_network(directory, self._model, spec=self.spec, class_names=self.class_names, report=self.report)
 
 
 class ResNetLearner:
@@ -254,20 +241,9 @@ class ResNetLearner:
         Raises:
             ModelError: a file is missing, damaged, or holds other tensors than the options ask for.
         """
-        config = read_config(directory)
-        path = directory / config["weights"]
-        try:
-            class_names = tuple(config["class_names"])
-            with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-                model = ResNet(self.spec, num_classes=len(class_names))
-            model.load_state_dict(safetensors.torch.load_file(path), assign=True)
-            model = _channels_innermost(model).to(training.device())
-        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(
-                f"{path} does not hold the weights of a ResNet-{self.spec.depth} ({reason}); train it again"
-            ) from None
-        return ResNetPredictor(self.spec, model, class_names, report=dict(config.get("report", {})))
+        make, what = functools.partial(ResNet, self.spec), f"a ResNet-{self.spec.depth}"
+        model, class_names, report = load_network(directory, make, what=what)
+        return ResNetPredictor(self.spec, _channels_innermost(model).to(training.device()), class_names, report=report)
 
 
 spec_class = ResNetSpec

@@ -6,8 +6,6 @@ Letters in shapes: B batch, L tokens, C classes, D width.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -16,31 +14,30 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from pydantic import Field, model_validator
 
 from svp_nlp.arrays import fingerprint_json
 from svp_nlp.errors import ModelError, TrainingError
 from svp_nlp.models import training
 from svp_nlp.models.base import (
-    CONFIG_FILE,
-    OUR_KEYS,
     FitContext,
     Labeled,
     Prediction,
-    read_config,
     texts_of,
-    write_config,
 )
-from svp_nlp.models.classifiers import WithFeatures, checkpoint_activations, make_classifier, names_of
+from svp_nlp.models.classifiers import (
+    WithFeatures,
+    checkpoint_activations,
+    load_classifier,
+    make_classifier,
+    save_classifier,
+    weights_digest,
+)
 from svp_nlp.models.encoders import tokenizer_content
 from svp_nlp.models.finetuning import FineTuningSpec, fine_tune
 from svp_nlp.models.prediction import ScoringDtype
-from svp_nlp.models.pretrained import PretrainedSpec, load_config, load_model, load_tokenizer, quiet_transformers
+from svp_nlp.models.pretrained import PretrainedSpec, load_tokenizer
 from svp_nlp.models.tokens import TokenExamples, token_examples, token_lengths
-
-WEIGHTS_FILE = "model.safetensors"
-_ONE_FILE = "1000GB"
 
 
 class TransformerSpec(PretrainedSpec):
@@ -91,13 +88,8 @@ class TransformerPredictor:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of spec, weights, tokenizer and class names; a second for 1 GB, so only when asked for."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self._model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return fingerprint_json([
-            self.spec.fingerprint, digest.hexdigest(), tokenizer_content(self._tokenizer), list(self.class_names),
-        ])  # fmt: skip
+        weights, tokenizer = weights_digest(self._model), tokenizer_content(self._tokenizer)
+        return fingerprint_json([self.spec.fingerprint, weights, tokenizer, list(self.class_names)])
 
     def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
         """Probabilities [B, C] and the input of the last layer [B, D], float32, in the order of `batch`.
@@ -125,19 +117,8 @@ class TransformerPredictor:
 
     def save(self, directory: Path) -> None:
         """Write what `AutoModelForSequenceClassification.from_pretrained` and `pipeline` read, with our keys in it."""
-        with quiet_transformers():
-            self._model.save_pretrained(directory, max_shard_size=_ONE_FILE)
-            self._tokenizer.save_pretrained(directory)
-        theirs = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-        dropped = OUR_KEYS | {"_name_or_path"}  # of the model that it began as; a folder of this machine, perhaps
-        write_config(
-            directory,
-            spec=self.spec,
-            class_names=self.class_names,
-            weights=WEIGHTS_FILE,
-            report=self.report,
-            **{key: value for key, value in theirs.items() if key not in dropped},
-        )
+        self._tokenizer.save_pretrained(directory)
+        save_classifier(directory, self._model, spec=self.spec, class_names=self.class_names, report=self.report)
 
 
 def _examples(rows: pa.Table, tokenizer: Any, spec: TransformerSpec, *, group_by_length: bool = True) -> TokenExamples:
@@ -235,21 +216,12 @@ class TransformerLearner:
         """
         from transformers import AutoModelForSequenceClassification
 
-        saved = read_config(directory)
-        trust, name = self.spec.trust_remote_code, str(directory)
-        config = load_config(name, trust_remote_code=trust)
-        tokenizer = load_tokenizer(name, trust_remote_code=trust)
-        class_names = tuple(saved.get("class_names", ()))
-        if class_names != (found := names_of(config)):
-            raise ModelError(
-                f"{directory / CONFIG_FILE}: class_names are {list(class_names)}, id2label says {list(found)}; the "
-                "file was changed: copy or train the model again"
-            )
-        for key in saved.keys() & OUR_KEYS:
-            delattr(config, key)
-        model = load_model(AutoModelForSequenceClassification, name, trust_remote_code=trust, config=config)
-        model = model.to(training.device())
-        return TransformerPredictor(self.spec, model, tokenizer, class_names, report=dict(saved.get("report", {})))
+        trust = self.spec.trust_remote_code
+        model, class_names, report = load_classifier(
+            directory, AutoModelForSequenceClassification, trust_remote_code=trust
+        )
+        tokenizer = load_tokenizer(str(directory), trust_remote_code=trust)
+        return TransformerPredictor(self.spec, model.to(training.device()), tokenizer, class_names, report=report)
 
 
 spec_class = TransformerSpec

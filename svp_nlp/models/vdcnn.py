@@ -5,7 +5,7 @@ Letters in shapes: B batch, L characters, C classes, D embedding width.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,15 +14,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import safetensors.torch
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 
-from svp_nlp.arrays import fingerprint_json
-from svp_nlp.errors import ModelError
 from svp_nlp.models import training
 from svp_nlp.models.base import (
     FitContext,
@@ -31,13 +27,11 @@ from svp_nlp.models.base import (
     Prediction,
     ScheduleStage,
     TrainingSpec,
-    read_config,
     texts_of,
-    write_config,
 )
+from svp_nlp.models.saving import load_network, network_fingerprint, save_network
 from svp_nlp.models.text import PAPER_LENGTH, VOCABULARY_SIZE, CharacterExamples, Padding, character_examples
 
-WEIGHTS_FILE = "weights.safetensors"
 MIN_LENGTH = 64  # three halvings leave 8 positions, as many as the last pooling keeps
 
 _BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 5, 3)}
@@ -181,12 +175,7 @@ class VDCNNPredictor:
         """`model` is what `training.train` leaves; it must not be changed afterwards."""
         self.spec, self.class_names, self.report = spec, class_names, report
         self._model = model.eval().requires_grad_(False)
-        weights_sha256 = hashlib.sha256(self._weights()).hexdigest()
-        self.fingerprint = fingerprint_json([spec.fingerprint, weights_sha256, list(class_names)])
-
-    def _weights(self) -> bytes:
-        state = {name: tensor.cpu().contiguous() for name, tensor in self._model.state_dict().items()}
-        return safetensors.torch.save(state)
+        self.fingerprint = network_fingerprint(self._model, spec, class_names)
 
     def predict(self, batch: pa.Table, *, embeddings: bool = False) -> Prediction:
         """Probabilities [B, C] and embeddings [B, 2048] (lite: 512), float32, in the order of `batch`.
@@ -206,8 +195,7 @@ class VDCNNPredictor:
 
     def save(self, directory: Path) -> None:
         """Write weights.safetensors and config.json."""
-        (directory / WEIGHTS_FILE).write_bytes(self._weights())
-        write_config(directory, spec=self.spec, class_names=self.class_names, weights=WEIGHTS_FILE, report=self.report)
+        save_network(directory, self._model, spec=self.spec, class_names=self.class_names, report=self.report)
 
 
 class VDCNNLearner:
@@ -247,20 +235,9 @@ class VDCNNLearner:
         Raises:
             ModelError: a file is missing, damaged, or holds other tensors than the options ask for.
         """
-        config = read_config(directory)
-        path = directory / config["weights"]
-        try:
-            class_names = tuple(config["class_names"])
-            with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-                model = VDCNN(self.spec, num_classes=len(class_names))
-            model.load_state_dict(safetensors.torch.load_file(path), assign=True)
-            model = model.to(training.device())
-        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(
-                f"{path} does not hold the weights of a VDCNN-{self.spec.depth} ({reason}); train it again"
-            ) from None
-        return VDCNNPredictor(self.spec, model, class_names, report=dict(config.get("report", {})))
+        make, what = functools.partial(VDCNN, self.spec), f"a VDCNN-{self.spec.depth}"
+        model, class_names, report = load_network(directory, make, what=what)
+        return VDCNNPredictor(self.spec, model.to(training.device()), class_names, report=report)
 
 
 spec_class = VDCNNSpec
