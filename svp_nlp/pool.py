@@ -25,7 +25,7 @@ from svp_nlp.errors import PoolError
 from svp_nlp.files import read_json, write_json
 from svp_nlp.pool_check import PoolCheck
 from svp_nlp.pool_hub import open_hub
-from svp_nlp.pool_images import Images, hash_images, holds_images, read_image, unreadable
+from svp_nlp.pool_images import Images, hash_images, holds_images, image_file, read_image, unreadable
 from svp_nlp.pool_source import Source, is_hub_id, open_local
 from svp_nlp.rows import Rows, as_strings, restoring_order
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 TEXT, IMAGE = "text", "image"  # the one column that learners see: texts, or the encoded bytes of images
 _BLOCK_ROWS = 16_384
 _BLOCK_IMAGES = 512  # of an image folder the files are read: 110 kB each in ImageNet
+_DECODED_BYTES = 1 << 30  # so much of a pool of images is decoded when it is opened first; of the rest, headers are
 _SHOWN = 5
 
 
@@ -321,7 +322,8 @@ class Pool:
         ids_N = np.empty((len(self) if self.ref.id_column else 0, HASH_BYTES), dtype=np.uint8)
         is_text = self.ref.modality == TEXT
         step = _BLOCK_ROWS if is_text else _BLOCK_IMAGES
-        bad: list[tuple[int, str]] = []
+        bad: list[str] = []
+        read_bytes = 0
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
             blocks = self._rows.slices(start, stop)
@@ -329,19 +331,20 @@ class Pool:
                 if is_text:
                     found = hash_texts(pa.concat_arrays([self._texts(block) for block in blocks]))
                 else:
-                    images = [read_image(value) for block in blocks for value in block.column(self.ref.columns[0])]
+                    values = [value for block in blocks for value in block.column(self.ref.columns[0])]
+                    images = [read_image(value) for value in values]
                     found = hash_images(images)
-                    bad += [(start + row, what) for row, what in unreadable(images)]
+                    for row, what in unreadable(images, pixels=read_bytes < _DECODED_BYTES):
+                        file = image_file(values[row])
+                        bad.append(f"position {start + row:,}{f' ({file})' if file else ''}: {what}")
+                    read_bytes += sum(map(len, images))
             except PoolError as error:
                 raise PoolError(f"{self._where}: rows from {start:,} on: {error}") from None
             hashes_N[start:stop], blank_N[start:stop] = found
             if self.ref.id_column:
                 ids_N[start:stop] = self._hash_ids(start, stop)
         if bad:
-            places = ", ".join(f"{row:,}" for row, _ in bad[:_SHOWN])
-            raise PoolError(
-                f"{self._where}: {len(bad):,} images cannot be read, first at position {places}: {bad[0][1]}"
-            )
+            raise PoolError(f"{self._where}: {len(bad):,} images cannot be read: {'; '.join(bad[:_SHOWN])}")
         digest = hashlib.blake2b(fingerprint_json(list(self.ref.columns)).encode(), digest_size=16)
         digest.update(hashes_N.data)
         digest.update(ids_N.data)

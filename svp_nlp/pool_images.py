@@ -1,9 +1,10 @@
-"""Image columns of a pool: encoded bytes where the rows lie, or in files that they name. Nothing is decoded here."""
+"""Image columns of a pool: encoded bytes where the rows lie, or in files that they name."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -86,21 +87,37 @@ def _names_files(column: pa.Array) -> bool:
     return bool(pc.any(pc.and_(missing, pc.is_valid(pc.struct_field(column, _PATH)))).as_py())
 
 
-def unreadable(images_B: Sequence[bytes]) -> list[tuple[int, str]]:
-    """Rows whose bytes have not the header of an image, or of one beyond PIL's limit, with what is wrong with them.
+def image_file(value: pa.Scalar) -> str:
+    """The file that a value of an image column names; empty where it holds the bytes."""
+    found = value.as_py()
+    return str(found[_PATH]) if isinstance(found, dict) and found[_BYTES] is None and found[_PATH] else ""
 
-    About 20 microseconds a row: pixels are not decoded, so a file that is cut short is not noticed.
+
+def unreadable(images_B: Sequence[bytes], *, pixels: bool) -> list[tuple[int, str]]:
+    """Rows whose bytes cannot be read as an image, with what is wrong with them; empty ones are not looked at.
+
+    Args:
+        images_B: encoded.
+        pixels: decode them, in threads; otherwise only headers are read (20 microseconds each), so that a file that
+            is cut short is not noticed.
     """
-    from svp_nlp.pictures import probe_image  # PIL is not imported for texts
+    from svp_nlp.pictures import check_image, clear_image_errors  # PIL is not imported for texts
 
-    found = []
-    for row, data in enumerate(images_B):
-        if data:
-            try:
-                probe_image(data, name="the image")
-            except PoolError as error:
-                found.append((row, str(error)))
-    return found
+    def wrong(data: bytes) -> str:
+        try:
+            with clear_image_errors("the image"):
+                if data:
+                    check_image(data, pixels=pixels)
+        except PoolError as error:
+            return str(error)
+        return ""
+
+    if not pixels:
+        reasons = [wrong(data) for data in images_B]
+    else:
+        with ThreadPoolExecutor(thread_name_prefix="check") as threads:
+            reasons = list(threads.map(wrong, images_B))
+    return [(row, reason) for row, reason in enumerate(reasons) if reason]
 
 
 def hash_images(images_B: Iterable[bytes]) -> tuple[HashN, BoolN]:

@@ -6,10 +6,9 @@ import base64
 import io
 import re
 
-import numpy as np
 from PIL import Image, ImageOps
 
-from svp_nlp.pictures import FORMATS
+from svp_nlp.pictures import FORMATS, as_rgb
 
 _LONGEST = 96  # pixels; a page shows them 64 high
 _PIXEL_ART = 64  # up to this size an image is kept as it is, without loss
@@ -29,7 +28,7 @@ def thumbnail(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.draft("RGB", (2 * _LONGEST, 2 * _LONGEST))  # JPEG: decoded at a part of its size
-            shown = _rgb(ImageOps.exif_transpose(image))
+            shown = as_rgb(ImageOps.exif_transpose(image))
             tiny = max(shown.size) <= _PIXEL_ART
             shown.thumbnail((_LONGEST, _LONGEST))
     except Exception:  # decoders of damaged bytes raise almost anything
@@ -41,13 +40,6 @@ def thumbnail(data: bytes) -> str:
     else:
         shown.save(file, "JPEG", quality=80)
     return f"data:image/{'png' if tiny else 'jpeg'};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # one channel of 16 bits, which PIL would clip at 255
-        levels_HW = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8
-        return Image.fromarray(levels_HW.astype(np.uint8)).convert("RGB")
-    return image.convert("RGBA").convert("RGB") if image.mode in ("P", "PA") else image.convert("RGB")
 
 
 def is_thumbnail(uri: object) -> bool:

@@ -110,12 +110,36 @@ def test_a_wrong_column_is_told_what_to_write(tmp_path, options, said):
 
 def test_what_is_no_image_is_refused_when_the_pool_is_opened_with_its_positions(tmp_path, monkeypatch):
     path = write_images(tmp_path / "a.parquet", [picture(0), b"GIF8 but no more", None, picture(1), b"text"])
-    with pytest.raises(PoolError, match=r"2 images cannot be read, first at position 1, 4: .*not an image"):
+    with pytest.raises(PoolError, match=r"2 images cannot be read: position 1: .*not an image.*; position 4: "):
         load_pool(path, image_column="image")
     monkeypatch.setattr(Picture, "MAX_IMAGE_PIXELS", 29)
     path = write_images(tmp_path / "b.parquet", [picture(2), picture(3)])
     with pytest.raises(PoolError, match=r"2 images cannot be read.*30 pixels"):
         load_pool(path, image_column="image")
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit of the pixels of a PNG, which PIL passes over if its EXIF is read first."""
+    damaged = bytearray(data)
+    damaged[data.index(b"IDAT") + 12] ^= 16
+    return bytes(damaged)
+
+
+def test_what_decodes_to_no_whole_picture_is_refused_when_the_pool_is_opened_with_its_file(tmp_path, monkeypatch):
+    damaged = {"a": picture(1, kind="JPEG")[:-40], "b": flipped(picture(2)), "c": picture(3)}
+    for name, data in damaged.items():
+        path = tmp_path / "photos" / "train" / ("cat" if name == "a" else "dog") / f"{name}.img"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".jpg" if name == "a" else ".png").write_bytes(data)
+    with pytest.raises(PoolError, match=r"2 images cannot be read: position 0 \(.*a\.jpg\): .*damaged.*b\.png\): "):
+        load_pool(tmp_path / "photos", image_column="image")
+    # Of a pool beyond the limit only headers are read; the pixels are refused by whoever decodes them.
+    monkeypatch.setattr("svp_nlp.pool._DECODED_BYTES", 0)
+    pool = load_pool(write_images(tmp_path / "b.parquet", [*damaged.values(), picture(4)]), image_column="image")
+    for row in range(2):
+        with pytest.raises(PoolError, match="image 0 of this batch is damaged"):
+            image_examples(pool.take([row]), size=8)
+    assert len(image_examples(pool.take([2, 3]), size=8)) == 2
 
 
 def test_no_image_at_all_is_refused(tmp_path):

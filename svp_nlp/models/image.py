@@ -27,7 +27,7 @@ from torch import Tensor
 from svp_nlp.arrays import IntK, IntN
 from svp_nlp.errors import ModelError
 from svp_nlp.models.threads import num_threads
-from svp_nlp.pictures import BadImageError, clear_image_errors, open_image
+from svp_nlp.pictures import as_rgb, clear_image_errors, open_image
 from svp_nlp.pool import IMAGE
 from svp_nlp.pool_images import holds_images, read_image
 
@@ -80,21 +80,11 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """8 bits a channel. Transparency is dropped, not shown over a colour, as `convert` and other loaders have it."""
-    if image.mode.startswith("I"):  # one channel of 16 bits, which PIL would clip at 255
-        levels_HW = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8
-        return Image.fromarray(levels_HW.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise BadImageError("has floats for pixels, whose range is unknown; convert it to 8 or 16 bits")
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # straight to RGB warns when colours of the palette are transparent
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
 def _decode(data: bytes, *, size: int, region: Callable[[int, int], Box]) -> tuple[Pixels, bool]:
     """The part `region(width, height)` of an upright image as uint8 [S, S, 3], and whether pixels are as stored."""
     with open_image(data) as image:
+        if image.format != "JPEG":
+            image.load()  # reading EXIF would, and leave damaged pixels as they are without a word
         orientation = _orientation(image)
         width, height = image.size[::-1] if orientation in _TURNS_ON_SIDE else image.size
         box = region(width, height)
@@ -104,7 +94,7 @@ def _decode(data: bytes, *, size: int, region: Callable[[int, int], Box]) -> tup
             stored_width = image.width
             drafted = image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
             shrink = drafted[1][2] / stored_width if drafted is not None else 1.0
-        picture = _rgb(image)
+        picture = as_rgb(image)
         if orientation in _TURNS:
             picture = picture.transpose(_TURNS[orientation])
         as_stored = (box[2] - box[0], box[3] - box[1]) == (size, size)
