@@ -10,13 +10,14 @@ import numpy as np
 from svp_nlp.arms import arms_of
 from svp_nlp.data import Data
 from svp_nlp.engines import make_engine
+from svp_nlp.fitting import is_feature_learner
 from svp_nlp.models import make_learner
 from svp_nlp.models.base import LearnerSpec, TrainingSpec
 from svp_nlp.prepare import prepare
 from svp_nlp.probe import Probe, probe
 from svp_nlp.recipe import Recipe
 from svp_nlp.sizes import resolve_size
-from svp_nlp.strategy_spec import StrategySpec
+from svp_nlp.strategy_spec import SEALSSpec, StrategySpec
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     estimate: dict[str, float] = {}
     for role, measured in probes.items():
         estimate |= _seconds(role, work[role], measured, steps=steps[role], dev=recipe.dev)
+    encoders = _encoders(recipe, work)
+    if encoders:
+        per_row = sum(probe(encoder, data).seconds_per_text for encoder in encoders)
+        estimate["neighbours encoding"] = len(data.pool) * per_row
+    work["encoder"] = Work([], 0, encoded=len(encoders) * len(data.pool))
     if data.test is not None and recipe.target is not None:
         tested = len(target_sizes) * len(arms) * len(recipe.seeds)
         estimate["testing"] = tested * len(data.test) * probes["target"].seconds_per_text
@@ -72,6 +78,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         *(f"note    {warning}" for warning in data.warnings),
         "",
         *(line for role in probes for line in _lines(role, work[role], probes[role], steps=steps[role])),
+        *([f"encoder tells who is near: encodes {work['encoder'].encoded:,} rows"] if encoders else []),
         f"cost    about {_duration(seconds)} on this machine, by a small probe: "
         + ", ".join(f"{stage} {_duration(s)}" for stage, s in estimate.items() if s),
         "nothing was written",
@@ -150,6 +157,20 @@ def _looked_at(spec: StrategySpec, data: Data, everything: int, *, labeled: int)
         )
         passes[spec.title] = rows + (labeled if spec.strategy.uses_labeled else 0)
     return passes
+
+
+def _encoders(recipe: Recipe, work: dict[str, Work]) -> list[LearnerSpec]:
+    """The encoders of reductions, each once; not those with which a proxy or target encodes the pool anyway."""
+    found: dict[str, LearnerSpec] = {}
+    for reduce in (spec.reduce for spec in recipe.strategies):
+        if isinstance(reduce, SEALSSpec) and reduce.encoder is not None:
+            learner = make_learner(reduce.encoder)
+            assert is_feature_learner(learner)
+            found[learner.encoder_key] = reduce.encoder
+    for role, spec in (("proxy", recipe.proxy), ("target", recipe.target)):
+        if found and spec is not None and work[role].encoded:
+            found.pop(getattr(make_learner(spec), "encoder_key", ""), None)
+    return list(found.values())
 
 
 def _encodings(

@@ -80,6 +80,18 @@ def test_a_plan_refuses_a_refresh_that_is_never_reached_as_a_run_does(pool: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_an_encoder_that_tells_who_is_near_is_counted_once_beside_the_proxy(pool: Path) -> None:
+    config = {"model_type": "distilbert", "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}
+    encoder = {"kind": "embedding", "config": config, "vocab_size": 300, "max_length": 16}
+    near = {"kind": "seals", "neighbours": 5, "encoder": encoder}
+    strategies = [{"name": name, "reduce": near} for name in ("margin", "entropy")]
+    beside = plan(small_recipe(pool, strategies=strategies))
+    assert beside["work"]["encoder"]["encoded"] == 200 and beside["estimate"]["neighbours encoding"] > 0
+    assert "encoder tells who is near: encodes 200 rows" in beside["lines"]
+    same = plan(small_recipe(pool, strategies=strategies, proxy={**encoder, "C": 2.0}, target=None, test=None))
+    assert same["work"]["encoder"]["encoded"] == 0 and same["work"]["proxy"]["encoded"] == 200
+
+
 def test_a_proxy_alone_and_random_alone_are_planned(pool: Path) -> None:
     alone = plan(small_recipe(pool, target=None, test=None))
     assert alone["work"]["target"]["trainings"] == 0 and "testing" not in alone["estimate"]
