@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -372,6 +374,22 @@ def test_read_only_files_half_precision_one_row_and_no_budget(name, tmp_path):
     assert select(name, one, budget=1).positions_K.tolist() == [0]
     none = {key: value[:0] for key, value in signals.items()}
     assert len(select(name, none, budget=0)) == 0
+
+
+@pytest.mark.parametrize(("name", "copies"), [("badge", 1), ("cluster_margin", 0)])
+def test_probabilities_are_copied_no_more_often_than_said(name, copies, monkeypatch):
+    monkeypatch.setattr(tiles, "_ROWS_PER_GATHER", 512)
+    monkeypatch.setattr(clusters, "_MOST_CLUSTERS_FOR_KMEANS", 2)
+    probs = np.full((5000, 200), 1 / 200, np.float32)
+    embeddings = np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32)
+    select(name, {"probs": probs, "embeddings": embeddings}, budget=2)  # kernels are loaded
+    tracemalloc.start()
+    try:
+        select(name, {"probs": probs, "embeddings": embeddings}, budget=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (copies + 0.6) * probs.nbytes
 
 
 @pytest.mark.parametrize("name", SETWISE)
