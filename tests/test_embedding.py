@@ -473,7 +473,7 @@ def test_recipes_that_differ_in_the_head_share_an_encoder():
         ({"hidden_size": 9}, "hidden_size does nothing for head 'linear'"),
         ({"head_training": {"learning_rate": 0.1}}, "head_training does nothing"),
         ({"head": "mlp", "head_training": {"early_stopping_patience": 2}}, "needs a dev set"),
-        ({"model_name_or_path": "a/b"}, "model_name_or_path or config"),
+        ({"model_name_or_path": "a/b"}, "exactly one of model_name_or_path, config"),
     ],
 )
 def test_options_that_do_nothing_are_refused(options, said):
