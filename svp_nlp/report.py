@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,10 @@ def _facts_table(runs: Sequence[Run], summary: Summary) -> str:
     return _md_table(["", ""], rows, left=2)
 
 
+_CONSOLE_WIDTH = 80
+_CONSOLE_HEAD = ("Selected by", "Labels", "Error %", "F1 %", "Choosing", "In all", "Speed-up")
+
+
 def console_table(summary: Summary, *, ascii_only: bool = False) -> Table:
     """The main table for a terminal of 80 columns: what each selection gave and what it cost.
 
@@ -237,37 +242,41 @@ def console_table(summary: Summary, *, ascii_only: bool = False) -> Table:
         header_style="bold",
         padding=(0, 1),
     )
-    for heading, justify in (
-        ("Selected by", "left"),
-        ("Labels", "right"),
-        ("Error %", "right"),
-        ("F1 %", "right"),
-        ("Choosing", "right"),
-        ("In all", "right"),
-        ("Speed-up", "right"),
-    ):
-        table.add_column(heading, justify=justify, no_wrap=heading != "Selected by", overflow="fold")  # type: ignore[arg-type]
+    for heading in _CONSOLE_HEAD:
+        first_one = heading == _CONSOLE_HEAD[0]
+        table.add_column(heading, justify="left" if first_one else "right", no_wrap=not first_one, overflow="fold")
     best = {size: _lowest(summary, size) for size in summary.sizes}
-    for position, series in enumerate(summary.series):
+    show = _ascii if ascii_only else str
+    lines = {
+        series: [tuple(map(show, _console_cells(point))) for point in summary.line(series)] for series in summary.series
+    }
+    columns = zip(_CONSOLE_HEAD[1:], *(cells for rows in lines.values() for cells in rows), strict=True)
+    room = _CONSOLE_WIDTH - sum(max(map(len, column)) + 2 for column in columns)
+    for position, (series, rows) in enumerate(lines.items()):
         if position:
             table.add_row()
-        for i, point in enumerate(summary.line(series)):
-            ratios = [None if r is None else r.mean for r in (point.selection_speedup, point.total_speedup)]
-            speedup = fmt.DASH if ratios[0] is None else " / ".join(_short_ratio(r) for r in ratios)
-            cells = [
-                fmt.clean(series.label) if i == 0 else "",
-                f"{point.labeled_size:,}",
-                fmt.stat_share(point.error),
-                fmt.share(None if point.macro_f1 is None else point.macro_f1.mean),
-                fmt.stat_duration(point.seconds["selection_seconds"]),
-                fmt.stat_duration(point.seconds["total_seconds"]),
-                speedup,
-            ]
-            shown = [_ascii(cell) if ascii_only else cell for cell in cells]
-            bold = "bold" if best[point.labeled_size] == series and len(summary.series) > 1 else ""
-            table.add_row(*(Text(cell, style=bold if k == 2 else "") for k, cell in enumerate(shown)))
+        # A name that is too long goes on beside the next sizes.
+        names = fmt.broken(show(fmt.clean(series.label)), max(room, len(_CONSOLE_HEAD[0])))
+        sizes = [point.labeled_size for point in summary.line(series)]
+        for name, size, cells in itertools.zip_longest(names, sizes, rows):
+            is_best = size is not None and best[size] == series and len(lines) > 1
+            error = Text(cells[1], style="bold" if is_best else "") if cells else ""
+            first, *others = cells or [""] * len(_CONSOLE_HEAD[1:])
+            table.add_row(Text(name or ""), first, error, *others[1:])
     table.caption = _ascii(_caption(summary)) if ascii_only else _caption(summary)
     return table
+
+
+def _console_cells(point: Point) -> list[str]:
+    ratios = [None if r is None else r.mean for r in (point.selection_speedup, point.total_speedup)]
+    return [
+        f"{point.labeled_size:,}",
+        fmt.stat_share(point.error),
+        fmt.share(None if point.macro_f1 is None else point.macro_f1.mean),
+        fmt.stat_duration(point.seconds["selection_seconds"]),
+        fmt.stat_duration(point.seconds["total_seconds"]),
+        fmt.DASH if ratios[0] is None else " / ".join(_short_ratio(r) for r in ratios),
+    ]
 
 
 def _lowest(summary: Summary, size: int) -> Series | None:

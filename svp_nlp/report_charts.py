@@ -17,7 +17,10 @@ _LABEL_GAP = 16.0
 
 @dataclass(frozen=True)
 class Line:
-    """A line in a chart. `style` is a CSS class that sets the colour; points are (x, y, spread of y or None)."""
+    """A line in a chart; points are (x, y, spread of y or None).
+
+    `style` is a CSS class that sets the colour; with `square` beside it the marks are squares.
+    """
 
     label: str
     style: str
@@ -159,7 +162,7 @@ def dot_row(dots: Sequence[tuple[str, str, float]], highest: float, *, reference
     """One row of a dot plot on an axis from 0 to `highest`. Scales with its cell.
 
     Args:
-        dots: (CSS class, tooltip, value).
+        dots: (CSS class, with `square` for a square; tooltip; value).
         reference: what the dots are compared with; drawn as an upright stroke.
     """
     scale = 100 / highest if highest else 0.0
@@ -168,12 +171,14 @@ def dot_row(dots: Sequence[tuple[str, str, float]], highest: float, *, reference
         parts.append(
             Markup('<line class="reference" x1="{0:.2f}%" x2="{0:.2f}%" y1="5%" y2="95%"/>').format(scale * reference)
         )
-    parts += [
-        Markup('<circle class="{}" cx="{:.2f}%" cy="50%" r="5"><title>{}</title></circle>').format(
-            style, scale * value, tip
+    for style, tip, value in dots:
+        # In the middle of its row: x takes percent and transform pixels.
+        square = Markup(
+            '<rect class="mark {}" x="{:.2f}%" y="50%" width="9" height="9" transform="translate(-4.5 -4.5)">'
+            "<title>{}</title></rect>"
         )
-        for style, tip, value in dots
-    ]
+        circle = Markup('<circle class="mark {}" cx="{:.2f}%" cy="50%" r="5"><title>{}</title></circle>')
+        parts.append((square if _is_square(style) else circle).format(style, scale * value, tip))
     return Markup('<svg class="dots" aria-hidden="true">{}</svg>').format(Markup("").join(parts))
 
 
@@ -226,6 +231,10 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
+def _is_square(style: str) -> bool:
+    return "square" in style.split()
+
+
 def _band(line: Line, x_of: Scale, y_of: Scale) -> Markup:
     known = [(x, y, s) for x, y, s in line.points if s is not None]
     if len(known) < 2:
@@ -237,11 +246,14 @@ def _band(line: Line, x_of: Scale, y_of: Scale) -> Markup:
 
 def _curve(line: Line, x_of: Scale, y_of: Scale) -> Markup:
     path = _path([(x_of(x), y_of(y)) for x, y, _ in line.points])
+    square = Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="7.4" height="7.4"><title>{}</title></rect>')
+    circle = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>')
+    mark, corner = (square, 3.7) if _is_square(line.style) else (circle, 0.0)
     marks = [
-        Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
+        mark.format(
             "hollow" if line.hollow else "dot",
-            x_of(x),
-            y_of(y),
+            x_of(x) - corner,
+            y_of(y) - corner,
             f"{line.label}: {y:.2f}{'' if s is None else f' ± {s:.2f}'} at {x:,.0f}",
         )
         for x, y, s in line.points

@@ -127,6 +127,18 @@ def yes_no(value: bool | None) -> str:
     return DASH if value is None else "yes" if value else "no"
 
 
+def broken(text: str, width: int) -> list[str]:
+    """A text as lines of at most `width`: broken at spaces and dashes, in words that are longer also at underscores."""
+    lines = [""]
+    for word in re.findall(r"[^\s-]*[\s-]?", text):
+        parts = [word] if len(word.rstrip()) <= width else re.findall(rf"[^_]{{1,{width - 1}}}_?|_", word)
+        for part in parts:
+            if len(lines[-1]) + len(part.rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
+    return [line.rstrip() for line in lines]
+
+
 def looked_at(options: Any) -> str:
     """Which rows a round scored or chose among, where not all: 78 by seals, 76 of them drawn at random."""
     if not isinstance(options, Mapping):

@@ -18,7 +18,8 @@ from svp_nlp.report_merge import Run, Series, number, series_names, unique_names
 from svp_nlp.report_statistics import STAGES, Summary
 from svp_nlp.report_thumbnails import is_pixel_art, is_thumbnail
 
-_COLORS = 6  # .s0 to .s5 in the style sheet; further series share them, their names tell them apart
+_COLORS = 12  # .s0 to .s11 in the style sheet; further series share them, their names tell them apart
+_ROUND = 6  # series that have round marks; those of the others are square, for colours that look alike
 _SHOWN_CLASSES = 12
 _PREVIEW, _LONGEST_TEXT = 240, 4_000  # characters of a text that are shown, and that are kept in the page at all
 _LONGEST_NAME = 200
@@ -64,7 +65,7 @@ def render_page(runs: Sequence[Run], summary: Summary) -> str:
 
 
 def series_styles(series: Sequence[Series]) -> dict[Series, str]:
-    """CSS class of each series: random is grey, a strategy keeps its colour whoever uses it."""
+    """CSS classes of each series: random is grey, a strategy keeps its colour and mark whoever uses it."""
     colors: dict[tuple[str | None, str], int] = {}
     styles = {}
     for one in series:
@@ -73,7 +74,8 @@ def series_styles(series: Sequence[Series]) -> dict[Series, str]:
             styles[one] = "s-random"
         else:
             colors.setdefault(key, len(colors))
-            styles[one] = f"s{colors[key] % _COLORS}"
+            color = colors[key] % _COLORS
+            styles[one] = f"s{color}" if color < _ROUND else f"s{color} square"
     return styles
 
 
@@ -137,8 +139,10 @@ def _metric_names(summary: Summary) -> list[tuple[str, str]]:
 
 def _results(summary: Summary, styles: Mapping[Series, str], title: str, name: str) -> dict[str, Any]:
     rows = []
+    # Random first: what all are compared with is not to be found at the end of a wide table.
+    columns = sorted(summary.series, key=lambda series: series.selector != "random")
     for size in summary.sizes:
-        points = [summary.at(series, size) for series in summary.series]
+        points = [summary.at(series, size) for series in columns]
         values = [None if p is None else getattr(p, name, None) or p.metrics.get(name) for p in points]
         known = [v.mean for v in values if v is not None]
         best = (min(known) if name == "error" else max(known)) if len(known) > 1 else None
@@ -147,7 +151,7 @@ def _results(summary: Summary, styles: Mapping[Series, str], title: str, name: s
         show = fmt.stat_share if name in ("error", "macro_f1") else fmt.stat_decimal
         cells = [(show(v, 2), v is not None and v.mean == best) for v in values]
         rows.append({"size": size, "percent": percent, "cells": cells})
-    return {"title": title, "series": [(s.label, styles[s]) for s in summary.series], "rows": rows}
+    return {"title": title, "series": [(s.label, styles[s]) for s in columns], "rows": rows}
 
 
 def _speed(summary: Summary) -> list[dict[str, Any]]:
@@ -196,7 +200,8 @@ def _balance(
             if entry.get("class_counts") and (entry.get("round") or not later):
                 series = series_of[position, entry.get("selector", "proxy"), entry.get("strategy")]
                 picked.setdefault(series, Counter()).update(entry["class_counts"])
-    picked = {series: picked[series] for series in [*summary.series, *picked] if series in picked}
+    order = sorted([*summary.series, *picked], key=lambda series: series.selector != "random")
+    picked = {series: picked[series] for series in order if series in picked}
     pool = runs[0].get("pool") or {}
     known = Counter(pool.get("class_counts") or {})
     names = list(pool.get("class_names") or dict.fromkeys(name for counts in picked.values() for name in counts))

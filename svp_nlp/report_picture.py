@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
-from itertools import cycle
 
 from svp_nlp.report_statistics import Summary
 
-_COLOURS = ("#1f6fb2", "#c4570c", "#0b7f6b", "#8a4fa8", "#b0345c", "#7a6a00")  # as in templates/report.css
+_COLOURS = (  # as in templates/report.css
+    "#1f6fb2", "#c4570c", "#0b7f6b", "#8a4fa8", "#b0345c", "#7a6a00",
+    "#d42a2a", "#4a8c14", "#4f46c8", "#7d4a25", "#d6409f", "#0090b0",
+)  # fmt: skip
+_ROUND = 6  # the first so many have round marks, the others square ones
 _RANDOM = "#757d87"
 
 
@@ -25,14 +28,17 @@ def learning_curve(summary: Summary) -> bytes | None:
 
     figure = Figure(figsize=(8, 4.5), dpi=180, layout="constrained")
     axes = figure.subplots()
-    colours = cycle(_COLOURS)
+    places: dict[tuple[str | None, str], int] = {}
     for series, points in lines:
-        colour = _RANDOM if series.selector == "random" else next(colours)
+        colour, mark = _RANDOM, "o"
+        if series.selector != "random":  # a strategy keeps its colour and mark whoever uses it
+            place = places.setdefault((series.strategy, series.variant), len(places)) % len(_COLOURS)
+            colour, mark = _COLOURS[place], "o" if place < _ROUND else "s"
         sizes = [p.labeled_size for p in points]
         means = [100 * p.error.mean for p in points if p.error]
         spread = [100 * (p.error.std or 0) for p in points if p.error]
         style = "--" if series.selector != "proxy" else "-"
-        axes.plot(sizes, means, style, color=colour, marker="o", markersize=4, label=series.label)
+        axes.plot(sizes, means, style, color=colour, marker=mark, markersize=4, label=series.label)
         if any(spread):
             low = [m - s for m, s in zip(means, spread, strict=True)]
             high = [m + s for m, s in zip(means, spread, strict=True)]

@@ -20,7 +20,7 @@ from svp_nlp import report_format as fmt
 from svp_nlp.errors import RunRefused
 from svp_nlp.report import console_table, jsonable, markdown, summarize, write_report
 from svp_nlp.report_charts import Frame, Line, line_chart, nice_ticks, shorten, spread_labels
-from svp_nlp.report_html import render_page
+from svp_nlp.report_html import render_page, series_styles
 from svp_nlp.report_merge import Series
 from svp_nlp.report_statistics import Stat, clear_difference, label_savings, overlap_z, stat
 
@@ -470,6 +470,36 @@ def test_terminal_table_fits_80_columns_and_cuts_no_number(ascii_only: bool) -> 
     assert re.search(r"\d+x / \d+\.\dx" if ascii_only else r"\d+× / \d+\.\d×", shown)
     assert shown.isascii() == ascii_only
     assert "1,800,000" in shown
+
+
+def test_a_long_name_is_broken_where_its_words_end_and_stands_beside_the_sizes() -> None:
+    run = demo_run(strategies=("greedy_k_centers-of-200-by-margin", "aum"), selectors=("proxy", "random"))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(console_table(summarize([run])))
+    shown = console.export_text()
+    begun = [line.split("  ")[0] for line in shown.splitlines() if line.strip() and not line.startswith(" ")]
+    assert begun == ["Selected by", "proxy · aum", "proxy ·", "greedy_k_centers-of-", "200-by-margin", "random"]
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@given(st.text("ab_- ", max_size=40), st.integers(2, 12))
+def test_broken_lines_fit_and_lose_nothing(text: str, width: int) -> None:
+    lines = fmt.broken(text, width)
+    assert all(len(line) <= width for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+def test_ten_strategies_have_ten_colours_and_random_stands_first() -> None:
+    names = tuple(f"strategy_{number}" for number in range(10))
+    run = demo(strategies=names, sizes=(200, 400), seeds=(0,))
+    styles = series_styles(summarize([run]).series)
+    ours = {one.strategy: style for one, style in styles.items() if one.selector == "proxy"}
+    assert len(set(ours.values())) == 10 and sum("square" in style for style in ours.values()) == 4
+    assert all(styles[one] == ours[one.strategy] for one in styles if one.selector == "target_selects")
+    page = page_of(run)
+    assert page.text.index("Labels random proxy · strategy_0") > 0
+    marks = [attributes for tag, attributes in page.elements if tag == "rect" and "mark" in attributes.get("class", "")]
+    assert len(marks) == 2 * 4 * len(run["pool"]["class_names"])
 
 
 def test_the_learning_curve_is_a_picture_where_a_target_was_trained(tmp_path):
