@@ -107,7 +107,7 @@ class StrategySpec(Spec):
     name: Annotated[str, AfterValidator(_known)]
     label: str | None = Field(None, description="what reports and directories call it; null: made from the options")
     candidates: Size | None = Field(
-        None, description="a setwise strategy chooses among so many rows; left out: among all"
+        None, description="a setwise strategy chooses among so many rows, or what is left of them; left out: among all"
     )
     prefilter: Annotated[str, AfterValidator(_known)] | None = Field(
         None, description="the candidates are those that this strategy scores highest; null: drawn at random"
