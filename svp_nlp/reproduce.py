@@ -21,13 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from svp_nlp.errors import RecipeError, RunRefused
+from svp_nlp.errors import RecipeError, RunError, RunRefused
 from svp_nlp.experiment import run_recipe
 from svp_nlp.files import read_json, write_json, write_text
 from svp_nlp.launch import together
 from svp_nlp.ranks import current_launch
 from svp_nlp.recipe_yaml import differences, recipes_directory
-from svp_nlp.reproduce_format import markdown_of
+from svp_nlp.reproduce_format import console_parts, markdown_of
 from svp_nlp.reproduce_statistics import Table, build_table
 from svp_nlp.reproduce_tables import Plan, find_table, plan_table, tables_directory
 from svp_nlp.results import collect, is_finished
@@ -184,8 +184,19 @@ def read_results(path: Path) -> Table:
         raise RunRefused(f"{path} has format {results.get('format')!r}, this svp_nlp reads format 1; {what}")
     try:
         found = build_table(results)
-        markdown_of(found)  # shows all there is, so that what is missing is missed here
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
+        for shows_all in (markdown_of, console_parts):  # so that what is missing is missed here
+            shows_all(found)
+    except RunError as error:
+        raise RunRefused(f"{path}: {error}") from None
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        AssertionError,
+        StopIteration,
+    ) as error:
         missing = f"the key {error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
         raise RunRefused(f"{path} is damaged ({missing}); {what}") from None
     return found

@@ -14,6 +14,7 @@ from svp_nlp.files import read_json, write_json
 from svp_nlp.run import LOCK_FILE, RECIPE_FILE, STEP_FILE
 
 RESULTS_FILE = "results.json"
+_SHOWN_RUNS = 8  # of a folder of runs
 
 
 def save_results(run_dir: Path, results: Mapping[str, Any]) -> None:
@@ -83,9 +84,12 @@ def is_finished(run_dir: Path) -> bool:
 def _run_directory(run_dir: str | Path) -> Path:
     run_dir = Path(run_dir)
     if not (run_dir / RECIPE_FILE).exists():
-        inside = sorted(path.parent for path in run_dir.glob(f"*/{RECIPE_FILE}"))
+        inside = [str(path.parent) for path in sorted(run_dir.glob(f"*/{RECIPE_FILE}"))]
         if inside:  # as `svp reproduce` leaves them
-            raise RecipeError(f"{run_dir} holds several runs; name those you mean: {', '.join(map(str, inside))}")
+            more = f" and {len(inside) - _SHOWN_RUNS} more" if len(inside) > _SHOWN_RUNS else ""
+            raise RecipeError(
+                f"{run_dir} is a folder of runs; name what is in it: {', '.join(inside[:_SHOWN_RUNS])}{more}"
+            )
         what = "is not a run directory" if run_dir.exists() else "does not exist"
         raise RecipeError(f"{run_dir} {what}; expected one that `svp run` has made")
     return run_dir

@@ -268,7 +268,7 @@ def test_status_of_what_is_no_run_fails_in_one_line(tmp_path: Path) -> None:
     for command in ("status", "report"):
         result = runner.invoke(app, [command, str(tmp_path)])
         assert result.exit_code == errors.RecipeError.exit_code
-        assert f"holds several runs; name those you mean: {tmp_path / 'row_1'}, {tmp_path / 'row_2'}" in result.stderr
+        assert f"is a folder of runs; name what is in it: {tmp_path / 'row_1'}, {tmp_path / 'row_2'}" in result.stderr
 
 
 def test_doctor_never_fails_and_shows_no_token(monkeypatch: pytest.MonkeyPatch) -> None:

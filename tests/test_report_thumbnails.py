@@ -41,7 +41,7 @@ def page(*runs) -> str:
     ("mode", "file_format"),
     [
         ("RGB", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("RGBA", "PNG"), ("P", "GIF"), ("1", "PNG"), ("I;16", "PNG"),
-        ("CMYK", "JPEG"), ("L", "JPEG"), ("CMYK", "TIFF"), ("RGB", "WEBP"), ("F", "TIFF"),
+        ("CMYK", "JPEG"), ("L", "JPEG"), ("CMYK", "TIFF"), ("RGB", "WEBP"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("size", [(1, 1), (64, 20), (97, 300), (500, 2)])
