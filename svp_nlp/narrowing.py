@@ -5,6 +5,7 @@ What was left out is counted in the lineage. Shape legend: N pool rows, R rows t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from svp_nlp.strategies.reduction import nearest_neighbours, unlabeled_pool_subs
 from svp_nlp.strategy_spec import SEALSSpec, StrategySpec, UPSSpec
 from svp_nlp.workspace import Fitted, Round, RowsFile, Scored, Workspace
 
+log = logging.getLogger(__name__)
 _ROWS_FILE, _REACHED_FILE = "positions.npy", "reached.npy"
 
 
@@ -185,6 +187,11 @@ def _neighbours(view: View, reduce: SEALSSpec) -> Scored:
     rows = view.rows_step("reduced", inputs, reach)
     reached = np.load(rows.path.parent / _REACHED_FILE, allow_pickle=False)
     facts = {"scored_rows": len(rows.positions_R), "drawn_at_random": len(rows.positions_R) - len(reached)}
+    if facts["drawn_at_random"]:
+        log.warning(
+            "%s: %s rows are near to labelled ones, %s are to be picked: the others were drawn at random; raise "
+            "reduce.neighbours or initial", view.place, f"{len(reached):,}", f"{view.budget:,}",
+        )  # fmt: skip
     # Once, and not where the proxy has the same features: its own cost holds them.
     own = view.fitted.encoded is None or view.fitted.encoded.fingerprint != encoded.fingerprint
     encoding = encoded.seconds if own and carried is None else 0.0
