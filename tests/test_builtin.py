@@ -136,7 +136,7 @@ def test_an_unknown_name_is_refused_with_what_there_is():
         PoolRef("builtin:docstring").open()
     with pytest.raises(PoolError, match="there is builtin:docstrings, builtin:shapes"):
         PoolRef("builtin:shape").open()
-    with pytest.raises(PoolError, match="no split 'dev'; it has 'train', 'test': .*--set test.split=test"):
+    with pytest.raises(PoolError, match=r"no split 'dev'; it has 'train', 'test': .*--set test\.split=test"):
         PoolRef("builtin:docstrings", split="dev").open()
     with pytest.raises(PoolError, match="leave them out"):
         PoolRef("builtin:docstrings", revision="main").open()
