@@ -221,7 +221,10 @@ def test_a_row_without_an_image_stops_no_run_and_is_never_picked(tmp_path: Any) 
     assert len(picked) == 3 and not any(np.isin([5, 37], rows).any() for rows in picked)
 
 
-def test_a_bad_image_is_named_by_its_position_in_scoring_and_testing(tmp_path: Any, predictor: ResNetPredictor) -> None:
+def test_a_bad_image_is_named_by_its_position_in_scoring_and_testing(
+    tmp_path: Any, predictor: ResNetPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("svp_nlp.pool._DECODED_BYTES", 0)  # a pool of ImageNet's size, of which most is not decoded
     images, labels = toy_images(40)
     pool = load_pool(write_images(tmp_path / "a.parquet", images, labels, names=CLASS_NAMES), image_column="image")
     images[29], images[3] = images[29][:90], None
