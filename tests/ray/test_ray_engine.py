@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -47,6 +48,18 @@ class Deadly(ray_engine.Actor):
         return os._exit(1) if shard.index == 3 else super()._score(shard)
 
 
+class Held(ray_engine.Actor):
+    """After two shards it waits for what the test does: on a quiet machine all are scored between two looks."""
+
+    def _score(self, shard):
+        directory = self._task.store_dir
+        while len(list(directory.rglob("shard-*.part"))) >= 2 and not self._stop_requested():
+            if (directory.parent / "released").exists():
+                break
+            time.sleep(0.01)
+        return super()._score(shard)
+
+
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
     return made_once(tmp_path_factory.mktemp("cases"))
@@ -67,6 +80,18 @@ def cluster():
 @pytest.fixture
 def engine(cluster) -> RayEngine:
     return make_engine(RayEngineSpec(workers=2, address=cluster))
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Actors that wait after two shards."""
+    import ray
+
+    module = sys.modules[__name__]
+    monkeypatch.setattr(ray_engine, "Actor", Held)
+    ray.cloudpickle.register_pickle_by_value(module)
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(module)
 
 
 def test_started_here_it_gives_the_selection_of_one_process_and_is_gone_afterwards(cases, tmp_path):
@@ -95,6 +120,7 @@ def pids_of_actors() -> list[int]:
     return [int(line.split()[0]) for line in found.splitlines() if "ray::MapWorker" in line]
 
 
+@pytest.mark.usefixtures("held")
 def test_kill_9_of_an_actor_costs_only_what_it_was_given(cases, tmp_path, engine):
     case, run_dir = cases("fasttext"), cases("fasttext").unscored(tmp_path / "run")
     killed = []
@@ -103,6 +129,7 @@ def test_kill_9_of_an_actor_costs_only_what_it_was_given(cases, tmp_path, engine
         if stored(run_dir) >= 1 and not killed:
             killed.extend(pids_of_actors()[:1])
             os.kill(killed[0], signal.SIGKILL)
+            (next(run_dir.rglob("shard-*.part")).parents[2] / "released").touch()
         return False
 
     assert outcome(case, run_dir, engine, stop_requested=kill_one) == case.expected
@@ -110,6 +137,7 @@ def test_kill_9_of_an_actor_costs_only_what_it_was_given(cases, tmp_path, engine
     assert not list(run_dir.rglob(".tmp-*"))
 
 
+@pytest.mark.usefixtures("held")
 def test_asked_to_stop_it_stops_and_another_engine_goes_on(cases, tmp_path, engine):
     case, run_dir = cases("fasttext"), cases("fasttext").unscored(tmp_path / "run")
     with pytest.raises(Interrupted):
