@@ -5,7 +5,7 @@ crash and goes on where it was.
 
     run/seed-0/start/{selection,labels}                             the random start set, shared by all arms
     run/seed-0/start/proxy-0000001200-<options>/{model,signals-margin}  a model lies beside its scores
-    run/seed-0/proxy-margin/round-001/{rows,selection,labels}         rows: those that are looked at, where not all are
+    run/seed-0/proxy-margin/round-001/{selection,labels}            and reduced, candidates: which rows are looked at
     run/seed-0/proxy-margin/target-0000006000-<options>/{model,metrics}
     run/encoders/<options>/{model,features}                         the pool as a frozen encoder sees it
 
