@@ -15,7 +15,6 @@ import numpy as np
 from svp_nlp.arrays import FloatND, fingerprint_json, keyed_hash
 from svp_nlp.engines import LocalEngine
 from svp_nlp.engines.ranks import RanksEngine
-from svp_nlp.errors import SignalError
 from svp_nlp.files import atomic_directory, read_json
 from svp_nlp.labels import LabelSet
 from svp_nlp.models import load_predictor, make_learner
@@ -47,14 +46,10 @@ def fit(
     """Fit a learner (or the `kind` of one, with default options) on labels, once; `model_name` says where it lies.
 
     Args:
-        dynamics: what is recorded of each row while it is trained (`strategies.DYNAMICS`).
-    Raises:
-        SignalError: this learner records nothing, or a share of the labels is held out as dev set.
+        dynamics: what is recorded of each row while it is trained (`strategies.DYNAMICS`), by a learner that can.
     """
     learner = make_learner(learner) if isinstance(learner, str) else learner
     name = model_name(place, role, len(labels), learner, dynamics)
-    if dynamics:
-        _check_dynamics(workspace, learner, dynamics)
     run = workspace.run
     encoded = encode(workspace, learner, labels) if is_feature_learner(learner) else None
     uses_dev = hasattr(learner.spec, "training")  # learners that train in epochs; fastText has nothing to choose
@@ -134,20 +129,6 @@ def _recorder(names: Sequence[str]) -> DynamicsRecorder | None:
     from svp_nlp.models.dynamics import DynamicsRecorder  # imports torch, which fastText does without
 
     return DynamicsRecorder(names)
-
-
-def _check_dynamics(workspace: Workspace, learner: Learner, names: Sequence[str]) -> None:
-    """Raises: SignalError: there will be no dynamics of all rows."""
-    if not learner.spec.records_dynamics:
-        raise SignalError(
-            f"{learner.spec.kind} records no training dynamics ({', '.join(names)}); use a proxy that is trained in "
-            "epochs (vdcnn, transformer, resnet), or a strategy of its probabilities: margin, entropy, least_confidence"
-        )
-    if isinstance(workspace.dev, float):
-        raise SignalError(
-            f"dev: {workspace.dev} holds rows out of the training, so nothing is recorded of them; name a dev dataset, "
-            "or leave dev out"
-        )
 
 
 def _trains_together(learner: Learner, role: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from svp_nlp.arrays import IntK
-from svp_nlp.errors import BudgetError, EngineError, ImageError, Interrupted, PoolError, SignalError
+from svp_nlp.errors import BudgetError, EngineError, ImageError, Interrupted, PoolError
 from svp_nlp.fitting import fit, score_dynamics
 from svp_nlp.labels import LabelSet
 from svp_nlp.metrics import compute_metrics
@@ -80,17 +80,13 @@ def active_learning(
         Round 0 (the start set), then one for each size.
     Raises:
         BudgetError: a size is above the number of available rows, or not above the one before.
-        SignalError: a strategy of training dynamics, which know labelled rows only.
         BudgetError, RecipeError: what the strategy asks for cannot be; see `check_strategy`.
     """
     sizes = resolve_sizes([initial, *labeled_sizes], workspace.num_available)
     spec, learner = as_spec(strategy), make_learner(learner) if isinstance(learner, str) else learner
-    if spec.strategy.uses_dynamics:
-        raise SignalError(
-            f"{spec.name} looks at how labelled rows are learned, and active learning picks unlabelled ones; use "
-            "core_set, or a strategy of probabilities such as margin"
-        )
-    check_strategy(spec, learner.spec, num_available=workspace.num_available, sizes=sizes, grows=True)
+    check_strategy(
+        spec, learner.spec, num_available=workspace.num_available, sizes=sizes, grows=True, dev=workspace.dev
+    )
     arm = arm or arm_name(spec, role)
     before = start_set(workspace, sizes[0])
     yield before
@@ -152,7 +148,9 @@ def core_set(
     """
     sizes = resolve_sizes(labeled_sizes, workspace.num_available)
     spec, learner = as_spec(strategy), make_learner(learner) if isinstance(learner, str) else learner
-    check_strategy(spec, learner.spec, num_available=workspace.num_available, sizes=sizes, grows=False)
+    check_strategy(
+        spec, learner.spec, num_available=workspace.num_available, sizes=sizes, grows=False, dev=workspace.dev
+    )
     arm = arm or arm_name(spec, role)
     everything = all_labels(workspace)
     fitted = None

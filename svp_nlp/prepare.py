@@ -150,7 +150,7 @@ def _check_strategies(recipe: Recipe, sizes: list[int], *, num_available: int) -
     for arm in arms_of(recipe):
         learner = recipe.target if arm.selector == "target_selects" else recipe.proxy
         assert learner is not None
-        check_strategy(arm.strategy, learner, num_available=num_available, sizes=sizes, grows=grows)
+        check_strategy(arm.strategy, learner, num_available=num_available, sizes=sizes, grows=grows, dev=recipe.dev)
 
 
 def _check_refresh(recipe: Recipe, sizes: list[int]) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 from svp_nlp.arms import arms_of
 from svp_nlp.sizes import INITIAL, amount
-from svp_nlp.strategy_spec import SEALSSpec
+from svp_nlp.strategy_checks import misfits
 
 _PLACES = {"start": "of the start set", "full": "of models that are trained on all labels"}  # workspace.START, FULL
 
 
 def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
     """(key, what is wrong with it) for what single values cannot show. Mixed sizes are compared once resolved."""
-    found = _modality(recipe)
+    found = "text" if recipe.pool.image_column is None else "image"
     for role, learner in (("proxy", recipe.proxy), ("target", recipe.target)):
         if learner is not None and learner.reads != found:
             hint = "name its image_column" if found == "text" else "remove pool.image_column"
@@ -59,53 +59,16 @@ def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
 
 
 def _strategy_contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
-    """What a strategy asks of the mode, and of the learner whose signals it reads."""
-    for spec in recipe.strategies:
-        if spec.strategy.uses_dynamics:
-            if recipe.mode != "core_set":
-                yield (
-                    "strategies",
-                    f"{spec.title} looks at how labelled rows are learned, active learning picks unlabelled ones; use "
-                    "mode: core_set, or a strategy of probabilities: margin, entropy, least_confidence",
-                )
-            roles = {"proxy": recipe.proxy, **({"target": recipe.target} if _target_selects(recipe) else {})}
-            for role, learner in roles.items():
-                if learner is not None and not learner.records_dynamics:
-                    yield (
-                        role,
-                        f"{learner.kind} records no training dynamics, which {spec.title} needs; use one that is "
-                        "trained in epochs (vdcnn, transformer, resnet), or a strategy of probabilities: margin, "
-                        "entropy, least_confidence",
-                    )
-            if isinstance(recipe.dev, float):
-                yield (
-                    "dev",
-                    f"a share that is held out has no training dynamics, which {spec.title} needs of all rows; name a "
-                    "dev dataset, or remove it",
-                )
-        if spec.reduce is not None and recipe.mode == "core_set":
-            yield "strategies", f"{spec.title}: reduce goes by earlier rounds, a core-set has none; remove it"
-        if isinstance(spec.reduce, SEALSSpec):
-            yield from _encoder_contradictions(recipe, spec)
-
-
-def _encoder_contradictions(recipe: Any, spec: Any) -> Iterator[tuple[str, str]]:
-    """What SEALS asks of the features that tell who is near."""
-    if _modality(recipe) == "image":
-        yield (
-            "strategies",
-            f"{spec.title}: reduce.kind seals needs features of a frozen encoder, and there is none for images; use "
-            "reduce.kind ups, or remove reduce",
-        )
-        return
-    kinds = [recipe.proxy.kind, *([recipe.target.kind] if recipe.target and _target_selects(recipe) else [])]
-    other = next((kind for kind in kinds if kind != "embedding"), None)
-    if spec.reduce.encoder is None and other is not None:
-        yield (
-            "strategies",
-            f"{spec.title}: {other} has no fixed features that tell who is near; give reduce.encoder "
-            "(kind: embedding), or use such a proxy",
-        )
+    """What strategies do not get from the learners that choose, each said once."""
+    choosing = [recipe.proxy, *([recipe.target] if recipe.target and "target_selects" in recipe.baselines else [])]
+    grows = recipe.mode == "active_learning"
+    found = [
+        wrong
+        for spec in recipe.strategies
+        for learner in choosing
+        for wrong in misfits(spec, learner, grows=grows, dev=recipe.dev)
+    ]
+    yield from (("strategies", wrong) for wrong in dict.fromkeys(found))
 
 
 def _names_taken(recipe: Any) -> Iterator[tuple[str, str]]:
@@ -120,11 +83,3 @@ def _names_taken(recipe: Any) -> Iterator[tuple[str, str]]:
         elif name in taken:
             yield "strategies", f"{taken[name]} and {arm.strategy.title} would both write to {arm.name}; change a label"
         taken.setdefault(name, arm.strategy.title)
-
-
-def _modality(recipe: Any) -> str:
-    return "text" if recipe.pool.image_column is None else "image"
-
-
-def _target_selects(recipe: Any) -> bool:
-    return "target_selects" in recipe.baselines

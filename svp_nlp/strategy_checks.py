@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from svp_nlp.errors import BudgetError, RecipeError
 from svp_nlp.models.base import LearnerSpec
@@ -11,8 +11,55 @@ from svp_nlp.strategies.strata import count_dropped
 from svp_nlp.strategy_spec import SEALSSpec, StrategySpec
 
 
+def misfits(spec: StrategySpec, learner: LearnerSpec, *, grows: bool, dev: object) -> Iterator[str]:
+    """What a strategy asks of the mode and of the learner whose signals it reads, and does not get.
+
+    Args:
+        learner: who chooses.
+        grows: active learning; False: core-set selection.
+        dev: of a recipe or workspace; a float is a share of the labelled rows that is held out.
+    """
+    if spec.strategy.uses_dynamics:
+        if grows:
+            yield (
+                f"{spec.title} looks at how labelled rows are learned, active learning picks unlabelled ones; use a "
+                "core-set, or a strategy of probabilities: margin, entropy, least_confidence"
+            )
+        if not learner.records_dynamics:
+            yield (
+                f"{learner.kind} records no training dynamics, which {spec.title} needs; use one that is trained in "
+                "epochs (vdcnn, transformer, resnet), or a strategy of probabilities: margin, entropy, least_confidence"
+            )
+        if isinstance(dev, float):
+            yield (
+                f"a share that is held out as dev set has no training dynamics, which {spec.title} needs of all rows; "
+                "name a dev dataset, or leave it out"
+            )
+    if spec.reduce is not None and not grows:
+        yield f"{spec.title}: reduce goes by earlier rounds, a core-set has none; remove it"
+    if not isinstance(spec.reduce, SEALSSpec):
+        return
+    encoder = spec.reduce.encoder
+    if learner.reads == "image":
+        yield (
+            f"{spec.title}: reduce.kind seals needs features of a frozen encoder, and there is none for images; use "
+            "reduce.kind ups, or remove reduce"
+        )
+    elif encoder is None and learner.kind != "embedding":
+        yield (
+            f"{spec.title}: {learner.kind} has no fixed features that tell who is near; give reduce.encoder "
+            "(kind: embedding), or use such a proxy"
+        )
+
+
 def check_strategy(
-    spec: StrategySpec, learner: LearnerSpec, *, num_available: int, sizes: Sequence[int], grows: bool
+    spec: StrategySpec,
+    learner: LearnerSpec,
+    *,
+    num_available: int,
+    sizes: Sequence[int],
+    grows: bool,
+    dev: object = None,
 ) -> None:
     """Refuse what would fail after hours of training.
 
@@ -21,12 +68,14 @@ def check_strategy(
         num_available: rows that may be picked, labelled ones included.
         sizes: labelled sizes, rows; in active learning the start set's is the first.
         grows: active learning; False: each size of a core-set is picked from all rows.
+        dev: see `misfits`.
     Raises:
         BudgetError: a round is to pick more rows than are candidates, or than strata leave; or more candidates than
             there are rows.
-        RecipeError: no features tell who is near; a reduction without rounds; more epochs than the training has.
+        RecipeError: see `misfits`; or more epochs than the training has.
     """
-    _check_reduction(spec, learner, grows=grows)
+    for wrong in misfits(spec, learner, grows=grows, dev=dev):
+        raise RecipeError(wrong)
     _check_epochs(spec, learner, rows=num_available)
     candidates = num_available
     if spec.candidates is not None:
@@ -41,21 +90,6 @@ def check_strategy(
                 f"{where} is to pick {budget:,} of {left:,} rows, for strata drop the hardest "
                 f"{spec.strata.drop_hardest} of {is_open:,}; lower the labelled size or drop_hardest"
             )
-
-
-def _check_reduction(spec: StrategySpec, learner: LearnerSpec, *, grows: bool) -> None:
-    if spec.reduce is not None and not grows:
-        raise RecipeError(f"{spec.title}: reduce goes by earlier rounds, a core-set has none; remove it")
-    if not isinstance(spec.reduce, SEALSSpec):
-        return
-    encoder = spec.reduce.encoder
-    if encoder is None and learner.kind != "embedding":
-        raise RecipeError(f"{spec.title}: {learner.kind} has no features of its own; give reduce.encoder")
-    if encoder is not None and encoder.reads != learner.reads:
-        raise RecipeError(
-            f"{spec.title}: reduce.encoder reads {encoder.reads}s, {learner.kind} reads {learner.reads}s; use "
-            "reduce.kind ups, or remove reduce"
-        )
 
 
 def _check_epochs(spec: StrategySpec, learner: LearnerSpec, *, rows: int) -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from svp_nlp.arrays import fingerprint_json
-from svp_nlp.errors import CheckpointError, ModelError, SVPError
+from svp_nlp.errors import CheckpointError, ModelError, SVPError, TrainingError
 from svp_nlp.files import atomic_directory, read_json, sha256_file, write_json
 from svp_nlp.models import training
 from svp_nlp.models.base import FitContext, Labeled, TrainingSpec
@@ -84,6 +84,15 @@ def layer_scales(model: Any, decay: float) -> dict[str, float]:
             number = depth if after and id(parameter) not in tables else 0
         scales[name] = decay ** (depth + 1 - number)
     return scales
+
+
+def check_labels(train: Labeled, name: str) -> None:
+    """Raises: TrainingError: no row, or fewer than two classes; found before a network is loaded."""
+    if len(train) == 0 or len(train.class_names) < 2:
+        raise TrainingError(
+            f"{name}: {len(train):,} labelled rows of {len(train.class_names)} classes; a classifier needs rows "
+            "and at least 2 classes: label some, or add a class"
+        )
 
 
 @torch.no_grad()

@@ -38,11 +38,11 @@ import pyarrow as pa
 import torch
 
 from svp_nlp.arrays import fingerprint_json
-from svp_nlp.errors import ModelError, TrainingError
+from svp_nlp.errors import ModelError
 from svp_nlp.models import training
 from svp_nlp.models.base import FitContext, Labeled, Prediction
 from svp_nlp.models.classifiers import WithFeatures, load_classifier, save_classifier, weights_digest
-from svp_nlp.models.finetuning import fine_tune
+from svp_nlp.models.finetuning import check_labels, fine_tune
 from svp_nlp.models.image import log_resized
 from svp_nlp.models.image_classifier import ImageTransformerSpec, make_image_classifier
 from svp_nlp.models.image_processor import FILE as PROCESSOR_FILE
@@ -122,11 +122,7 @@ class ImageTransformerLearner:
             TrainingError: see `training.train`; fewer than two classes.
         """
         spec, name = self.spec, self.spec.model_name
-        if len(train) == 0 or len(train.class_names) < 2:
-            raise TrainingError(
-                f"{name}: {len(train):,} labelled rows of {len(train.class_names)} classes; a classifier needs rows "
-                "and at least 2 classes: label some, or add a class"
-            )
+        check_labels(train, name)
         made = make_image_classifier(spec, train.class_names, seed=seed)
         pixels, measured = made.pixels, None
         if dev is not None:

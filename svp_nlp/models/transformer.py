@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from svp_nlp.arrays import fingerprint_json
-from svp_nlp.errors import ModelError, TrainingError
+from svp_nlp.errors import ModelError
 from svp_nlp.models import training
 from svp_nlp.models.base import (
     FitContext,
@@ -34,7 +34,7 @@ from svp_nlp.models.classifiers import (
     weights_digest,
 )
 from svp_nlp.models.encoders import tokenizer_content
-from svp_nlp.models.finetuning import FineTuningSpec, fine_tune
+from svp_nlp.models.finetuning import FineTuningSpec, check_labels, fine_tune
 from svp_nlp.models.prediction import ScoringDtype
 from svp_nlp.models.pretrained import PretrainedSpec, load_tokenizer
 from svp_nlp.models.tokens import TokenExamples, token_examples, token_lengths
@@ -157,11 +157,7 @@ class TransformerLearner:
             TrainingError: see `training.train`; fewer than two classes.
         """
         spec, name = self.spec, self.spec.model_name
-        if len(train) == 0 or len(train.class_names) < 2:
-            raise TrainingError(
-                f"{name}: {len(train):,} labelled rows of {len(train.class_names)} classes; a classifier needs rows "
-                "and at least 2 classes: label some, or add a class"
-            )
+        check_labels(train, name)
         texts = texts_of(train.rows)
         made = make_classifier(
             spec, train.class_names, texts, pool=context.pool, seed=seed, max_length=spec.max_length,
