@@ -241,7 +241,6 @@ def score(
         keep=tuple(sorted(keep)),
         features_file=None if fitted.encoded is None else fitted.encoded.features_file,
         rows_file=None if rows is None else rows.path,
-        num_scored=-1 if rows is None else len(rows.positions_R),
     )
     seconds = _map_shards(workspace, step_name, task, what=fitted.name, rows=rows)
     return task.store(), seconds

@@ -44,7 +44,6 @@ class ScoreTask:
         features_file: .npy [N, D] that the predictor's head reads in place of the rows; None: the rows.
         rows_file: .npy int64 [R], ascending positions of the rows that are scored, which all signals and shards then
             count by; None: all N.
-        num_scored: R; N without `rows_file`.
     """
 
     pool_ref: PoolRef
@@ -57,12 +56,11 @@ class ScoreTask:
     keep: tuple[str, ...] = ()
     features_file: Path | None = None
     rows_file: Path | None = None
-    num_scored: int = -1
 
-    def __post_init__(self) -> None:
-        if self.rows_file is None:
-            object.__setattr__(self, "num_scored", self.num_rows)
-        assert self.num_scored >= 0
+    @cached_property
+    def num_scored(self) -> int:
+        """R: how many rows are scored."""
+        return self.num_rows if self.rows_file is None else len(np.load(self.rows_file, allow_pickle=False))
 
     @property
     def signal_names(self) -> tuple[str, ...]:

@@ -232,7 +232,7 @@ def test_a_bad_image_is_named_by_its_position_in_scoring_and_testing(
     rows_R = np.arange(1, 40, 2)
     np.save(tmp_path / "rows.npy", rows_R)
     for rows_file, rows in ((None, None), (tmp_path / "rows.npy", rows_R)):
-        task = ScoreTask(bad.ref, tmp_path, "p", tmp_path, 40, 8, ("margin",), rows_file=rows_file, num_scored=20)
+        task = ScoreTask(bad.ref, tmp_path, "p", tmp_path, 40, 8, ("margin",), rows_file=rows_file)
         with pytest.raises(PoolError, match=r"^the image at pool position 29 is damaged"):
             score_shard(task, Shard(0, 0, task.num_scored), pool=bad, predictor=predictor, rows_R=rows)
     with open_workspace(pool) as workspace:
