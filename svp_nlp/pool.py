@@ -281,7 +281,7 @@ class Pool:
                     f"{self._where}: column {name!r} is of type {kind}; expected {self.ref.modality}s{hint}; it has "
                     f"{self._columns}"
                 )
-            if holds_images(kind):
+            if holds_images(kind) and name != self.ref.id_column:
                 continue
             text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
             if not text and not (name == self.ref.id_column and pa.types.is_integer(kind)):

@@ -100,6 +100,7 @@ def test_no_image_is_copied_into_memory_before_it_is_decoded(tmp_path, rows):
         ({"image_column": "label"}, "'label' is of type int64; expected images"),
         ({"image_column": "imag"}, "did you mean 'image'"),
         ({"image_column": "image", "rows": 3}, "rows is 3; expected at most the 2"),
+        ({"image_column": "image", "id_column": "image"}, "expected text"),
     ],
 )
 def test_a_wrong_column_is_told_what_to_write(tmp_path, options, said):
