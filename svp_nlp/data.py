@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from svp_nlp.arrays import BoolN, IntK
+from svp_nlp.arrays import BoolN, IntK, keyed_hash
 from svp_nlp.columns import LabelColumn
 from svp_nlp.errors import LabelError, PoolError
 from svp_nlp.metrics import check_metrics
@@ -18,6 +18,7 @@ from svp_nlp.models.base import Labeled
 from svp_nlp.pool import Pool, PoolRef
 from svp_nlp.pool_labels import conflicting_labels, overlap, read_labels
 from svp_nlp.recipe import HeldOutSpec, PoolSpec, Recipe
+from svp_nlp.sizes import resolve_size
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +28,16 @@ class Data:
     """What a recipe works on."""
 
     pool: Pool
-    labels: LabelColumn
-    available_N: BoolN  # usable, and with a label
+    labels: LabelColumn | None  # None: people are asked
+    class_names: tuple[str, ...]
+    available_N: BoolN  # usable, with a label or somebody to ask, and not among those that people label as a test set
     test: Labeled | None
+    test_positions: IntK | None  # rows that people label as a test set
     dev: Labeled | float | None
     pool_info: dict[str, Any]  # for the report
     test_info: dict[str, Any] | None
     warnings: tuple[str, ...]
     revisions: dict[str, str | None]  # of pool, test and dev: the commit on the Hub that was read; None: on this disk
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.labels.class_names
 
 
 def pool_ref(spec: PoolSpec, *, revision: str | None = None) -> PoolRef:
@@ -73,34 +72,30 @@ def open_data(recipe: Recipe, revisions: Mapping[str, str | None] | None = None)
     """
     commits = _Commits(revisions or {})
     pool = commits.open(recipe.pool, "pool")
-    labels = read_labels(pool, recipe.pool.label_column)
-    available_N = available_rows(pool, labels)
     warnings = pool.check.lines()[1:]
-    if labels.unlabelled:
-        warnings.append(f"{labels.unlabelled:,} rows of the pool have no label and cannot be picked in a simulation")
-    conflicts, pairs = conflicting_labels(pool, labels)
-    if conflicts:
-        shown = ", ".join(f"{row} and {first}" for row, first in pairs)
-        warnings.append(f"{conflicts:,} duplicates have another label than the first row with their text: {shown}")
-    counts = np.bincount(labels.labels_N[available_N], minlength=len(labels.class_names))
-    empty = [name for name, count in zip(labels.class_names, counts, strict=True) if count == 0]
-    if empty:
-        warnings.append(f"{len(empty):,} classes have no row in the pool: {', '.join(empty[:10])}")
+    labels, counts, test_positions = None, None, None
+    if recipe.by_people:
+        class_names, available_N = _asked_classes(recipe, commits), pool.usable_N.copy()
+        if (wanted := recipe.oracle.test_rows) is not None:  # type: ignore[attr-defined]
+            test_positions = _test_positions(pool, available_N, wanted, seed=recipe.seeds[0])
+            available_N[test_positions] = False
+    else:
+        labels = read_labels(pool, recipe.pool.label_column)
+        class_names, available_N = labels.class_names, available_rows(pool, labels)
+        counts = np.bincount(labels.labels_N[available_N], minlength=len(class_names))
+        warnings += _about_labels(pool, labels, counts)
     initial = recipe.resolve_initial(int(available_N.sum()))
-    if 0 < initial < len(labels.class_names):
-        warnings.append(f"{initial:,} labels at the start for {len(labels.class_names):,} classes: some have none")
+    if 0 < initial < len(class_names):
+        warnings.append(f"{initial:,} labels at the start for {len(class_names):,} classes: some have none")
     test, test_info = None, None
     if recipe.test is not None:
-        check_metrics(recipe.metrics, num_classes=len(labels.class_names))
+        check_metrics(recipe.metrics, num_classes=len(class_names))
         test_pool = commits.open(recipe.test, "test")
-        test, left_out = labeled_rows(test_pool, recipe.test.label_column, labels.class_names, source="test set")
-        absent = sorted(
-            set(range(len(labels.class_names)))
-            - set(np.unique(test.labels_L).tolist())
-            - set(np.flatnonzero(counts == 0).tolist())
-        )
+        test, left_out = labeled_rows(test_pool, recipe.test.label_column, class_names, source="test set")
+        in_pool = range(len(class_names)) if counts is None else np.flatnonzero(counts).tolist()
+        absent = sorted(set(in_pool) - set(np.unique(test.labels_L).tolist()))
         if absent:
-            names = ", ".join(labels.class_names[label] for label in absent[:10])
+            names = ", ".join(class_names[label] for label in absent[:10])
             warnings.append(f"{len(absent):,} classes of the pool are not in the test set: {names}")
         shared = overlap(pool, test_pool)
         if shared.count:
@@ -128,7 +123,7 @@ def open_data(recipe: Recipe, revisions: Mapping[str, str | None] | None = None)
     dev: Labeled | float | None
     if isinstance(recipe.dev, HeldOutSpec):
         dev_pool = commits.open(recipe.dev, "dev")
-        dev = labeled_rows(dev_pool, recipe.dev.label_column, labels.class_names, source="dev set")[0]
+        dev = labeled_rows(dev_pool, recipe.dev.label_column, class_names, source="dev set")[0]
     else:
         dev = recipe.dev
     for warning in warnings:
@@ -139,12 +134,50 @@ def open_data(recipe: Recipe, revisions: Mapping[str, str | None] | None = None)
         "usable": int(np.count_nonzero(available_N)),
         "blank": pool.check.blank,
         "duplicates": pool.check.duplicates,
-        "unlabelled": labels.unlabelled,
+        "unlabelled": None if labels is None else labels.unlabelled,
         "fingerprint": pool.fingerprint,
-        "class_names": list(labels.class_names),
-        "class_counts": {name: int(count) for name, count in zip(labels.class_names, counts, strict=True)},
+        "class_names": list(class_names),
+        "class_counts": None
+        if counts is None
+        else {name: int(count) for name, count in zip(class_names, counts, strict=True)},
     }
-    return Data(pool, labels, available_N, test, dev, pool_info, test_info, tuple(warnings), commits.read)
+    return Data(
+        pool, labels, class_names, available_N, test, test_positions, dev, pool_info, test_info, tuple(warnings),
+        commits.read,
+    )  # fmt: skip
+
+
+def _about_labels(pool: Pool, labels: LabelColumn, counts: IntK) -> list[str]:
+    """What is odd about the labels of a pool; `counts` are those of the rows that can be picked."""
+    found = []
+    if labels.unlabelled:
+        found.append(f"{labels.unlabelled:,} rows of the pool have no label and cannot be picked in a simulation")
+    conflicts, pairs = conflicting_labels(pool, labels)
+    if conflicts:
+        shown = ", ".join(f"{row} and {first}" for row, first in pairs)
+        found.append(f"{conflicts:,} duplicates have another label than the first row with their text: {shown}")
+    empty = [name for name, count in zip(labels.class_names, counts, strict=True) if count == 0]
+    if empty:
+        found.append(f"{len(empty):,} classes have no row in the pool: {', '.join(empty[:10])}")
+    return found
+
+
+def _asked_classes(recipe: Recipe, commits: _Commits) -> tuple[str, ...]:
+    """The classes that people are asked for: those of the recipe, and where more may come, of the test set."""
+    oracle: Any = recipe.oracle
+    names: tuple[str, ...] = oracle.labels
+    if oracle.new_classes == "extend" and recipe.test is not None:
+        found = read_labels(commits.open(recipe.test, "test"), recipe.test.label_column).class_names
+        names = tuple(dict.fromkeys([*names, *found]))
+    return names
+
+
+def _test_positions(pool: Pool, available_N: BoolN, size: int | str, *, seed: int) -> IntK:
+    """Random rows for a test set, the same ones always."""
+    rows = np.flatnonzero(available_N)
+    count = resolve_size(size, len(rows), "oracle.test_rows")
+    order = np.argsort(keyed_hash(pool.keys_N[rows], seed, "test set"), kind="stable")
+    return rows[order[:count]].astype(np.int64)
 
 
 class _Commits:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from svp_nlp.labels import LabelSet
 from svp_nlp.oracles.column import ColumnOracle
 from svp_nlp.pool import IMAGE
 from svp_nlp.pool_images import read_image
@@ -26,7 +27,7 @@ def extreme_picks(workspace: Workspace, rounds: list[Round]) -> dict[str, Any]:
     strategy = get_strategy(last.selection.lineage.strategy)
     highest = last.selection.positions_K[:_SHOWN_PICKS]
     if strategy.kind == "setwise":
-        return {"round": last.round, "highest": _rows(workspace, highest, None), "lowest": []}
+        return {"round": last.round, "highest": _rows(workspace, highest, None, last.labels), "lowest": []}
     scores_N = last.scored.spread(strategy.name, len(workspace.pool))
     left_N = workspace.available_N & (scores_N > -np.inf)  # not those that the model did not look at
     left_N[last.labels.positions_L] = False
@@ -34,32 +35,42 @@ def extreme_picks(workspace: Workspace, rounds: list[Round]) -> dict[str, Any]:
     lowest = left[np.lexsort((left, scores_N[left]))[:_SHOWN_PICKS]]
     return {
         "round": last.round,
-        "highest": _rows(workspace, highest, scores_N),
-        "lowest": _rows(workspace, lowest, scores_N),
+        "highest": _rows(workspace, highest, scores_N, last.labels),
+        "lowest": _rows(workspace, lowest, scores_N, last.labels),
     }
 
 
 def _rows(
-    workspace: Workspace, positions: npt.NDArray[np.int64], scores_N: npt.NDArray[np.float32] | None
+    workspace: Workspace,
+    positions: npt.NDArray[np.int64],
+    scores_N: npt.NDArray[np.float32] | None,
+    labels: LabelSet,
 ) -> list[dict[str, Any]]:
-    assert isinstance(workspace.oracle, ColumnOracle)
     column = workspace.pool.take(positions).column(0)
     images = workspace.pool.ref.modality == IMAGE
     shown = [_shown(read_image(value) if images else value.as_py()) for value in column]
     ids = workspace.pool.ids(positions).to_pylist()
-    answers = workspace.oracle.answers(positions)
+    names = _known_labels(workspace, positions, labels)
     return [
         {
             "position": int(position),
             "id": id_,
             "score": None if scores_N is None or np.isinf(scores_N[position]) else float(scores_N[position]),
-            "label": workspace.class_names[int(label)],
+            "label": label,
             # The highest score is that of rows which no epoch got right.
             **({"never_learned": True} if scores_N is not None and np.isposinf(scores_N[position]) else {}),
             **fields,
         }
-        for position, id_, label, fields in zip(positions, ids, answers, shown, strict=True)
+        for position, id_, label, fields in zip(positions, ids, names, shown, strict=True)
     ]
+
+
+def _known_labels(workspace: Workspace, positions: npt.NDArray[np.int64], labels: LabelSet) -> list[str]:
+    """Labels as a report shows them: in a simulation of all rows, else of those that people have labelled."""
+    if isinstance(workspace.oracle, ColumnOracle):
+        return [workspace.class_names[int(label)] for label in workspace.oracle.answers(positions)]
+    known = dict(zip(labels.positions_L.tolist(), labels.table["label"].to_pylist(), strict=True))
+    return [known.get(int(position), "") for position in positions]
 
 
 def _shown(value: str | bytes) -> dict[str, str]:

@@ -9,19 +9,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow.compute as pc
 
 from svp_nlp.arms import Arm, arms_of
+from svp_nlp.asking import asked_test, request_test
 from svp_nlp.data import Data
 from svp_nlp.engines import Engine, make_engine
 from svp_nlp.engines.ranks import shared_engine
+from svp_nlp.errors import WaitingForLabels
 from svp_nlp.evidence import agreements, extreme_picks, lineage_row
 from svp_nlp.files import read_json
+from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labels import LabelSet
 from svp_nlp.launch import open_run_together, together
 from svp_nlp.loop import active_learning, core_set, encoding_seconds, train_target
 from svp_nlp.models import make_learner
-from svp_nlp.oracles.column import ColumnOracle
+from svp_nlp.oracles.base import Oracle
+from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
+from svp_nlp.oracles.files import FilesOracle, FilesOracleSpec, project_of
 from svp_nlp.prepare import Prepared, pin, prepare
 from svp_nlp.recipe import Recipe, dump_recipe
 from svp_nlp.recipe_yaml import differences
@@ -29,6 +34,7 @@ from svp_nlp.report import summarize, write_report
 from svp_nlp.results import is_finished, save_results
 from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine
 from svp_nlp.selected import SelectedRows, write_selected
+from svp_nlp.selection import scores_at
 from svp_nlp.strategy_spec import StrategySpec
 from svp_nlp.tracking import Tracker, open_tracker
 from svp_nlp.workspace import START, Round, Workspace
@@ -71,9 +77,11 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         if prepared.publisher is not None:
             prepared.publisher.begin()
         selected: list[Path] = []
-        with _open_tracker(recipe, run) as tracker:
+        with _open_tracker(recipe, run) as tracker, _report_where_it_waits(run, results):
             for seed in recipe.seeds:
                 workspace = workspace_of(recipe, data, run, seed=seed, engine=engine, recipe_text=recipe_text)
+                if data.test_positions is not None:
+                    request_test(workspace, data.test_positions)
                 finished: dict[Arm, list[Round]] = {}
                 for arm in arms_of(recipe):
                     log.info("seed %d, %s", seed, arm.name)
@@ -114,6 +122,18 @@ def _open_tracker(recipe: Recipe, run: Run) -> Iterator[Tracker]:
         yield tracker
 
 
+@contextlib.contextmanager
+def _report_where_it_waits(run: Run, results: dict[str, Any]) -> Iterator[None]:
+    """While people label, the report shows how far it is."""
+    try:
+        yield
+    except WaitingForLabels:
+        _save(run, results)
+        if run.ranks.is_main:
+            _report(run, results)
+        raise
+
+
 def _save(run: Run, results: dict[str, Any]) -> None:
     if run.ranks.is_main:
         with disk_errors(run.directory):
@@ -133,7 +153,7 @@ def workspace_of(recipe: Recipe, data: Data, run: Run, *, seed: int, engine: Eng
         pool=data.pool,
         class_names=data.class_names,
         available_N=data.available_N,
-        oracle=ColumnOracle(recipe.oracle, data.labels, data.pool.keys_N, seed),  # type: ignore[arg-type]
+        oracle=_oracle(recipe, data, run, seed=seed),
         seed=seed,
         dev=data.dev,
         recipe_sha256=hashlib.sha256(recipe_text.encode()).hexdigest(),
@@ -143,6 +163,23 @@ def workspace_of(recipe: Recipe, data: Data, run: Run, *, seed: int, engine: Eng
             sorted({name for s in recipe.strategies if s.strategy.uses_dynamics for name in s.strategy.signals})
         ),
     )
+
+
+def _oracle(recipe: Recipe, data: Data, run: Run, *, seed: int) -> Oracle:
+    if isinstance(recipe.oracle, FilesOracleSpec):
+        sizes = recipe.resolve_sizes(int(data.available_N.sum()))
+        project = project_of(
+            recipe.oracle,
+            class_names=data.class_names,
+            modality=data.pool.ref.modality,
+            planned=sizes[-1] + (0 if data.test_positions is None else len(data.test_positions)),
+            name=run.directory.resolve().name,
+        )
+        # The other processes of a launch never ask it.
+        queue = LabelQueue.begin(run.directory, project) if run.ranks.is_main else LabelQueue(run.directory, project)
+        return FilesOracle(recipe.oracle, queue)
+    assert isinstance(recipe.oracle, ColumnOracleSpec) and data.labels is not None
+    return ColumnOracle(recipe.oracle, data.labels, data.pool.keys_N, seed)
 
 
 def _run_arm(
@@ -159,7 +196,7 @@ def _run_arm(
     total = {"proxy_seconds": 0.0, "scoring_seconds": 0.0, "ranking_seconds": 0.0}
     target_sizes = recipe.resolve_target_sizes(workspace.num_available)
     base = {"seed": workspace.seed, **arm.fields}
-    done = workspace.run.steps_done
+    done, planned = workspace.run.steps_done, 0
     for round_ in _rounds(workspace, recipe, arm, prepared.sizes):
         rounds.append(round_)
         is_new, done = workspace.run.steps_done > done, workspace.run.steps_done
@@ -172,7 +209,7 @@ def _run_arm(
             "  %s: %s labelled (proxy %.1f s, scoring %.1f s, ranking %.2f s)%s",
             arm.name, f"{round_.labeled_size:,}", *cost.values(), "" if is_new else _FOUND,
         )  # fmt: skip
-        picked = LabelSet(round_.labels.table.slice(len(round_.labels) - len(round_.selection)))
+        new = LabelSet(round_.added.table.filter(pc.is_valid(round_.added.table["label"])))
         results["rounds"].append(
             {
                 **base,
@@ -180,18 +217,20 @@ def _run_arm(
                 "labeled_size": round_.labeled_size,
                 "picked": len(round_.selection),
                 "fingerprint": round_.selection.fingerprint,
-                "class_counts": picked.class_counts(workspace.class_names),
+                "labeled": len(new),
+                "class_counts": new.class_counts(workspace.classes(round_.labels)),
                 **cost,
             }
         )
         results["lineage"].append(lineage_row(base, round_))
         if is_new:
             tracker.log_round(results["rounds"][-1])
-        if round_.labeled_size in target_sizes:
+        if any(planned < size <= round_.planned_size for size in target_sizes):
             _add_target(workspace, recipe, prepared.data, arm=arm, round_=round_, selection_cost=total, results=results)
             if workspace.run.steps_done > done:
                 tracker.log_target(results["rows"][-1])
             done = workspace.run.steps_done
+        planned = round_.planned_size
         if prepared.publisher is not None and round_.round > 0 and _is_own(arm, recipe):
             if not results["finished"]:
                 _save(workspace.run, results)  # the card shows what is known so far
@@ -202,7 +241,7 @@ def _run_arm(
             f"{arm.name}: {shared} processes trained what chose, together; another number of them chooses other rows "
             "(training.data_parallel: false makes the choice the same on any number)"
         )
-    if arm.selector == "proxy" and workspace.run.ranks.is_main:
+    if rounds[-1].scored is not None and arm.selector == "proxy" and workspace.run.ranks.is_main:
         results["picks"].append({**base, **extreme_picks(workspace, rounds)})
     return rounds
 
@@ -235,14 +274,15 @@ def _add_target(
     selection_cost: dict[str, float],
     results: dict[str, Any],
 ) -> None:
-    assert recipe.target is not None and data.test is not None
+    assert recipe.target is not None
+    test = data.test or asked_test(workspace, round_.labels)
     place = START if recipe.mode == "active_learning" and round_.round == 0 else arm.name
     done = workspace.run.steps_done
     target = train_target(
         workspace,
         round_.labels,
         learner=make_learner(recipe.target),
-        test=data.test,
+        test=test,
         metrics=sorted({"accuracy", "macro_f1", *recipe.metrics}),
         arm=place,
     )
@@ -287,17 +327,10 @@ def _export(workspace: Workspace, recipe: Recipe, arm: Arm, rounds: list[Round])
     """The final selection of an arm as a folder that `load_dataset` reads."""
     parts = rounds if recipe.mode == "active_learning" else rounds[-1:]
     labels = rounds[-1].labels
-    scores = np.concatenate(
-        [
-            np.full(len(r.selection), np.nan, np.float32)
-            if r.selection.scores_K is None or r.fitted is None
-            else r.selection.scores_K
-            for r in parts
-        ]
-    )
+    scores = scores_at(labels.positions_L, [round_.selection for round_ in parts])
 
     def do(path: Path) -> dict[str, Any]:
-        rows = SelectedRows(workspace.pool, labels, scores, workspace.class_names, recipe.pool.label_column)
+        rows = SelectedRows(workspace.pool, labels, scores, workspace.classes(labels), recipe.pool.label_column)
         write_selected(path / "dataset", rows, strategy=arm.strategy.title)
         return {"rows": len(labels)}
 

@@ -62,13 +62,14 @@ def fit(
         "seed": workspace.seed,
         "pool": workspace.pool.fingerprint,
         "labels": labels.fingerprint,
-        "classes": list(workspace.class_names),
+        "classes": list(workspace.classes(labels)),
         "dev": dev_input,
     }
     if encoded is not None:
         inputs["encoder"] = encoded.fingerprint
     if dynamics:
         inputs["dynamics"] = sorted(dynamics)
+    class_names = workspace.classes(labels)
     key = fingerprint_json(inputs)
     together = run.ranks.world_size > 1 and _trains_together(learner, role)
 
@@ -101,7 +102,7 @@ def fit(
         if hasattr(learner, "warm_up"):
             learner.warm_up()
         started = time.perf_counter()
-        predictor = learner.fit(workspace.labeled(train), dev=dev, seed=workspace.seed, context=context)
+        predictor = learner.fit(workspace.labeled(train, class_names), dev=dev, seed=workspace.seed, context=context)
         # A training that was resumed counts the attempts before as well.
         seconds = predictor.report.get("seconds", time.perf_counter() - started)
         output = {"seconds": seconds, "processes": run.ranks.world_size if together else 1}

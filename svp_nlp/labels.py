@@ -1,4 +1,4 @@
-"""Labels that have been given: an append-only table, by position and id, with who said it and when."""
+"""Labels that have been given, by position and id, with who said it and when."""
 
 from __future__ import annotations
 
@@ -40,17 +40,32 @@ class LabelSet:
 
     @classmethod
     def of(
-        cls, positions_K: IntK, ids_K: pa.Array, names_K: pa.Array, *, round: int, source: str, annotator: str = ""
+        cls,
+        positions_K: IntK,
+        ids_K: pa.Array,
+        names_K: pa.Array,
+        *,
+        round: int,
+        source: str | Sequence[str],
+        annotator: str | Sequence[str] = "",
     ) -> LabelSet:
-        """Labels of one round from one source."""
+        """Labels of one round; `source` and `annotator` are one for all rows, or one for each."""
         rows = len(positions_K)
+
+        def texts(value: str | Sequence[str]) -> pa.Array:
+            return (
+                pa.repeat(pa.scalar(value, pa.string()), rows)
+                if isinstance(value, str)
+                else pa.array(value, pa.string())
+            )
+
         columns = [
             pa.array(positions_K, pa.int64()),
             pc.cast(ids_K, pa.string()),
             pc.cast(names_K, pa.string()),
             pa.repeat(pa.scalar(round, pa.int32()), rows),
-            pa.repeat(pa.scalar(source, pa.string()), rows),
-            pa.repeat(pa.scalar(annotator, pa.string()), rows),
+            texts(source),
+            texts(annotator),
         ]
         return cls(pa.Table.from_arrays(columns, schema=_SCHEMA))
 
@@ -69,16 +84,27 @@ class LabelSet:
         pairs = np.stack([self.positions_L, np.asarray(codes.indices.to_numpy(zero_copy_only=False), np.int64)])
         return fingerprint_array(np.concatenate([pairs.ravel(), np.frombuffer(names.encode(), np.uint8).astype("i8")]))
 
-    def append(self, more: LabelSet) -> LabelSet:
-        """Both, in order.
+    def updated(self, more: LabelSet) -> LabelSet:
+        """Both in order: labels of positions that are here already take their place, null labels take them away."""
+        mine, theirs = self.positions_L, more.positions_L
+        if not len(mine) or not len(theirs):
+            table = pa.concat_tables([self.table, more.table])
+        else:
+            order = np.argsort(theirs, kind="stable")
+            at_L = order[np.minimum(np.searchsorted(theirs, mine, sorter=order), len(theirs) - 1)]
+            again_L = theirs[at_L] == mine
+            both = pa.concat_tables([self.table, more.table])
+            kept = np.where(again_L, len(mine) + at_L, np.arange(len(mine)))
+            new = len(mine) + np.flatnonzero(~np.isin(theirs, mine))
+            table = both.take(pa.array(np.concatenate([kept, new])))
+        return LabelSet(table.filter(pc.is_valid(table["label"])))
 
-        Raises:
-            LabelError: a position is labelled twice; names the first.
-        """
-        twice = np.intersect1d(self.positions_L, more.positions_L)
-        if len(twice):
-            raise LabelError(f"position {twice[0]} is labelled already ({len(twice):,} such rows)")
-        return LabelSet(pa.concat_tables([self.table, more.table]))
+    def changes_to(self, before: LabelSet) -> LabelSet:
+        """What `before.updated` needs to have the labels that are here: new ones, and others than before."""
+        old = dict(zip(before.table["position"].to_pylist(), before.table["label"].to_pylist(), strict=True))
+        pairs = zip(self.table["position"].to_pylist(), self.table["label"].to_pylist(), strict=True)
+        differs = [position not in old or old[position] != label for position, label in pairs]
+        return LabelSet(self.table.filter(pa.array(differs, pa.bool_())))
 
     def of_positions(self, positions_K: IntK) -> LabelSet:
         """The labels of some positions, in the order given.
@@ -104,6 +130,10 @@ class LabelSet:
             unknown = pc.unique(self.table["label"].filter(pc.is_null(found))).to_pylist()
             raise LabelError(f"labels {unknown[:10]} are not among the classes {list(class_names)[:20]}")
         return np.asarray(found.to_numpy(), dtype=np.int64)
+
+    def classes_after(self, declared: tuple[str, ...]) -> tuple[str, ...]:
+        """`declared`, then the other classes that labels name, in the order in which they first do."""
+        return tuple(dict.fromkeys([*declared, *pc.unique(self.table["label"]).to_pylist()]))
 
     def class_counts(self, class_names: Sequence[str]) -> dict[str, int]:
         """How many labels each class has, classes without any included."""

@@ -6,13 +6,14 @@ Plain functions over a `Workspace`; what each step of them leaves on disk is des
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from svp_nlp.arrays import IntK
+from svp_nlp.asking import ask
 from svp_nlp.errors import BudgetError, EngineError, ImageError, Interrupted, PoolError
 from svp_nlp.fitting import fit, score_dynamics
 from svp_nlp.labels import LabelSet
@@ -20,11 +21,12 @@ from svp_nlp.metrics import compute_metrics
 from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import Labeled, Learner
 from svp_nlp.narrowing import View, look
+from svp_nlp.oracles.base import Question
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.sizes import resolve_size
 from svp_nlp.strategy_checks import check_strategy
 from svp_nlp.strategy_spec import StrategySpec, arm_name, as_spec
-from svp_nlp.workspace import FULL, ROWS_PER_BATCH, START, Fitted, Round, Scored, Workspace, ask, rank
+from svp_nlp.workspace import FULL, ROWS_PER_BATCH, START, Fitted, Round, Scored, Workspace, rank
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,23 @@ class TargetResult:
 
 
 def start_set(workspace: Workspace, size: int) -> Round:
-    """Round 0: `size` random rows, labelled. The same for all arms of a seed; random arms go on in its order."""
+    """Round 0: `size` labelled rows, the workspace's seeds and random ones.
+
+    The same for all arms of a seed; random arms go on in its order.
+    """
     selection, seconds = rank(
         workspace,
         START,
         as_spec("random"),
-        labels=LabelSet.empty(),
-        budget=size,
+        labels=workspace.seeds,
+        budget=max(0, size - len(workspace.seeds)),
         round=0,
         fitted=None,
         scored=None,
         parent=None,
     )
-    return Round(0, size, selection, ask(workspace, START, selection), ranking_seconds=seconds)
+    added = workspace.seeds.updated(ask(workspace, START, selection, labels=workspace.seeds))
+    return Round(0, len(added), selection, added, added, (selection,), size, ranking_seconds=seconds)
 
 
 def active_learning(
@@ -77,8 +83,9 @@ def active_learning(
         arm: name of the directory; default `<role>-<strategy>`.
         role: "proxy" or "target"; where both roles are filled by one learner, models are found by role and size.
     Yields:
-        Round 0 (the start set), then one for each size.
+        Round 0 (the start set), then one for each size that labels have not reached yet: people answer late.
     Raises:
+        WaitingForLabels: people have not answered yet; call it again later.
         BudgetError: a size is above the number of available rows, or not above the one before.
         BudgetError, RecipeError: what the strategy asks for cannot be; see `check_strategy`.
     """
@@ -88,10 +95,13 @@ def active_learning(
         spec, learner.spec, num_available=workspace.num_available, sizes=sizes, grows=True, dev=workspace.dev
     )
     arm = arm or arm_name(spec, role)
-    before = start_set(workspace, sizes[0])
+    before = _planned(workspace, start_set(workspace, sizes[0]), sizes, next_place=f"{arm}/round-001")
     yield before
     for number, size in enumerate(sizes[1:], start=1):
-        labels, budget, place = before.labels, size - len(before.labels), f"{arm}/round-{number:03d}"
+        labels, place = before.labels, f"{arm}/round-{number:03d}"
+        budget = min(size - len(labels), int(workspace.open_rows(labels, before.asked).sum()))
+        if budget <= 0 or before.planned_size >= size:  # late answers to earlier rounds, or nothing more is asked for
+            continue
         fitted, scored = None, None
         if spec.strategy.needs_model:
             fitted = fit(workspace, START if number == 1 else arm, role, learner, labels)
@@ -110,20 +120,42 @@ def active_learning(
             fitted=fitted,
             scored=scored,
             parent=before.selection.fingerprint,
+            asked=before.asked,
         )
-        labels = labels.append(ask(workspace, place, selection))
+        added = ask(workspace, place, selection, labels=labels, asked=before.asked, fitted=fitted)
+        labels = labels.updated(added)
         before = Round(
             number,
             len(labels),
             selection,
             labels,
+            added,
+            (*before.asked, selection),
+            size,
             fitted,
             scored,
             proxy_seconds=0.0 if fitted is None else fitted.seconds,
             scoring_seconds=_scoring_seconds(fitted, scored, before.fitted),
             ranking_seconds=ranking_seconds,
         )
+        before = _planned(workspace, before, sizes, next_place=f"{arm}/round-{number + 1:03d}")
         yield before
+
+
+def _planned(workspace: Workspace, round_: Round, sizes: list[int], *, next_place: str) -> Round:
+    """The round with the largest size that it stands for.
+
+    That is the size that was planned, or a later one: people also answer late, may want no round more, or have seen
+    all rows there are.
+    """
+    reached = max([round_.planned_size, *(size for size in sizes if size <= round_.labeled_size)])
+    directory = workspace.run.directory / f"seed-{workspace.seed}" / next_place
+    is_last: bool = workspace.run.ranks.on_main(
+        f"last before {next_place}", lambda: workspace.oracle.is_finished and not directory.exists()
+    )
+    if is_last or not workspace.open_rows(round_.labels, round_.asked).any():
+        reached = sizes[-1]
+    return replace(round_, planned_size=reached)
 
 
 def core_set(
@@ -186,6 +218,9 @@ def core_set(
             size,
             selection,
             labels,
+            labels,
+            (),
+            size,
             fitted,
             scored,
             proxy_seconds=0.0 if fitted is None else fitted.seconds,
@@ -216,7 +251,7 @@ def all_labels(workspace: Workspace) -> LabelSet:
     lineage = Lineage(pool={"path": workspace.pool.ref.path}, strategy="all", budget=len(positions_L), round=0,
                       seed=workspace.seed, labeled_size=len(positions_L))  # fmt: skip
     everything = Selection(positions_L, workspace.pool.ids(positions_L), None, lineage)
-    return workspace.oracle.collect(everything)
+    return workspace.oracle.collect(Question(everything, (), LabelSet.empty()))
 
 
 def train_target(
@@ -264,7 +299,7 @@ def train_target(
             list(metrics),
             classes_T[np.argsort(rows_T)],
             references_N=test.labels_L,
-            num_classes=len(workspace.class_names),
+            num_classes=max(len(workspace.classes(labels)), len(test.class_names)),
         )
         return {"metrics": values, "classes_predicted": len(np.unique(classes_T))}
 

@@ -44,9 +44,7 @@ class View:
     @property
     def open_N(self) -> BoolN:
         """Rows that may be picked."""
-        open_N = self.workspace.available_N.copy()
-        open_N[self.labels.positions_L] = False
-        return open_N
+        return self.workspace.open_rows(self.labels, () if self.before is None else self.before.asked)
 
     @property
     def carried(self) -> Any:
@@ -164,7 +162,7 @@ def _neighbours(view: View, reduce: SEALSSpec) -> Scored:
     new = view.labels.positions_L
     if carried is not None:
         assert view.before is not None
-        new = new[len(view.before.labels) - len(view.before.selection) :]
+        new = view.before.added.positions_L
 
     def reach(path: Path) -> IntK:
         reached_N = np.zeros(len(workspace.pool), dtype=np.bool_)

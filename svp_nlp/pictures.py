@@ -15,6 +15,7 @@ from svp_nlp.errors import ImageError, SVPError
 # Only what reads pixels: PIL would hand EPS to another program, for one.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
+_SHOWN_BY_BROWSERS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
 _ADVICE = "replace it or leave the row out"
 _BOMB_ADVICE = "make it smaller, leave the row out, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the pool"
 
@@ -102,3 +103,17 @@ def check_image(data: bytes, *, pixels: bool) -> None:
         if pixels:
             image.load()
             as_rgb(image)
+
+
+def displayable(data: bytes) -> tuple[bytes, str]:
+    """An encoded image as browsers show it, and the suffix of its file: as it is, or as PNG.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    with clear_image_errors("the image"), open_image(data) as image:
+        if image.format in _SHOWN_BY_BROWSERS:
+            return data, _SHOWN_BY_BROWSERS[image.format]
+        file = io.BytesIO()
+        as_rgb(image).save(file, "PNG")
+        return file.getvalue(), ".png"

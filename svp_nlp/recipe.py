@@ -51,6 +51,7 @@ TrackerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Baseline: TypeAlias = Literal["random", "target_selects"]
 _DEFAULT_INITIAL = "2%"
 _DEFAULT_ORACLE = "column"
+PEOPLE = "files"  # the kind of the oracle that waits for people
 _DEFAULT_ENGINE = "local"
 _HOW = ("engine", "report_to", "publish")  # how a recipe is run, not what it means: a run may be resumed with others
 _METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -135,6 +136,10 @@ class HeldOutSpec(PoolSpec):
     split: str = Field("", description="left out: test, or validation for a dev set")
 
 
+def _by_people(data: Mapping[str, Any]) -> bool:
+    return getattr(data.get("oracle"), "kind", _DEFAULT_ORACLE) == PEOPLE
+
+
 def _held_out(value: Any, info: ValidationInfo, split: str) -> Any:
     if not isinstance(value, Mapping):
         return value
@@ -184,9 +189,14 @@ class Recipe(Spec):
         description="active learning: labelled rows after each round; core-set: rows kept. Strictly increasing"
     )
     train_target_at: Literal["all"] | tuple[TargetSize, ...] = Field(
-        "all", description="at which of labeled_sizes (and initial) the target is trained"
+        None,  # type: ignore[arg-type]  # filled in below
+        description="at which of labeled_sizes (and initial) the target is trained; left out: all, where people label "
+        "the last",
     )
-    baselines: Annotated[tuple[Baseline, ...], AfterValidator(_distinct)] = ("random",)
+    baselines: Annotated[tuple[Baseline, ...], AfterValidator(_distinct)] = Field(
+        None,  # type: ignore[arg-type]  # filled in below
+        description="what to compare with; left out: random, where people label nothing",
+    )
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], AfterValidator(_listed)] = (0,)
     metrics: Annotated[tuple[Annotated[str, AfterValidator(_metric)], ...], AfterValidator(_listed)] = (
         "accuracy",
@@ -227,12 +237,20 @@ class Recipe(Spec):
 
     @field_validator("train_target_at", mode="before")
     @classmethod
-    def _train_target_at(cls, value: Any) -> Any:
+    def _train_target_at(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None:  # people wait for the next rows: what a target costs is spent once
+            sizes = info.data.get("labeled_sizes")
+            return (sizes[-1],) if _by_people(info.data) and sizes and info.data.get("target") else "all"
         if value == "all":
             return value
         if not isinstance(value, list | tuple) or not value:
             raise wrong(f"found {value!r}; expected all, or a list of some of labeled_sizes (and initial)")
         return TypeAdapter(Annotated[tuple[TargetSize, ...], AfterValidator(_distinct)]).validate_python(value)
+
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _baselines(cls, value: Any, info: ValidationInfo) -> Any:
+        return (() if _by_people(info.data) else ("random",)) if value is None else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -243,6 +261,11 @@ class Recipe(Spec):
         if errors:
             raise ValidationError.from_exception_data("Recipe", errors)
         return self
+
+    @property
+    def by_people(self) -> bool:
+        """Labels come from people, over days."""
+        return self.oracle.kind == PEOPLE  # type: ignore[attr-defined, no-any-return]
 
     @property
     def meaning(self) -> dict[str, Any]:

@@ -38,8 +38,14 @@ def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
             yield "train_target_at", "there is no target to train; add target, or remove this key"
         if "target_selects" in recipe.baselines:
             yield "baselines", "target_selects needs a target; add target, or remove it"
-    elif recipe.test is None:
-        yield "target", "without a test set nobody would read what the target learns; add test, or set target to null"
+    elif recipe.test is None and not (recipe.by_people and recipe.oracle.test_rows):
+        ask = ", or oracle.test_rows: so many random rows are labelled for it" if recipe.by_people else ""
+        yield (
+            "target",
+            (f"without a test set nobody would read what the target learns; add test{ask}, or set target to null"),
+        )
+    if recipe.by_people:
+        yield from _people_contradictions(recipe)
     yield from _strategy_contradictions(recipe)
     if "target_selects" in recipe.baselines and not any(s.strategy.needs_model for s in recipe.strategies):
         yield "baselines", "target_selects needs a strategy other than random; add one, or remove it"
@@ -56,6 +62,30 @@ def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
         yield "baselines", "random is a strategy and a baseline; keep one of them"
     else:
         yield from _names_taken(recipe)
+
+
+def _people_contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
+    """What cannot be asked of people: they label for one choice."""
+    oracle = recipe.oracle
+    if recipe.mode == "core_set":
+        yield (
+            "oracle",
+            "a core-set needs the labels of all rows, people give them bit by bit; use mode: active_learning",
+        )
+    if len(recipe.strategies) > 1 or recipe.baselines:
+        found = ", ".join([*(spec.title for spec in recipe.strategies), *recipe.baselines])
+        yield "strategies", f"people label for one strategy, found {found}; keep one, and baselines: []"
+    if len(recipe.seeds) > 1:
+        yield "seeds", f"people label for one seed, found {', '.join(map(str, recipe.seeds))}; keep one"
+    if len(oracle.labels) < 2 and oracle.new_classes == "refuse":
+        yield "oracle", "labels: expected at least two classes, or new_classes: extend"
+    if oracle.test_rows is not None and recipe.test is not None:
+        yield "oracle", "test_rows asks people for a test set, and test names one; keep one of them"
+    if oracle.test_rows is not None and recipe.target is None:
+        yield (
+            "oracle",
+            "test_rows would be labelled and read by nobody, for there is no target; add target, or remove it",
+        )
 
 
 def _strategy_contradictions(recipe: Any) -> Iterator[tuple[str, str]]:

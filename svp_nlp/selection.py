@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from svp_nlp.arrays import FloatK, IntK, fingerprint_array
+from svp_nlp.arrays import FloatK, FloatN, IntK, fingerprint_array
 from svp_nlp.errors import LineageError
 from svp_nlp.files import atomic_file, read_json, write_json
 
@@ -204,3 +204,18 @@ class Selection:
                 "the file was changed: make the selection again"
             )
         return selection
+
+
+def scores_at(positions_L: IntK, selections: Sequence[Selection]) -> FloatN:
+    """What ranked each row, float32; NaN where no model did: what random drew rows by is not told."""
+    ranked = [s for s in selections if s.scores_K is not None and s.lineage.proxy is not None]
+    positions = np.concatenate([np.empty(0, np.int64), *(s.positions_K for s in ranked)])
+    scores = np.concatenate([np.empty(0, np.float32), *(np.asarray(s.scores_K) for s in ranked)])
+    order = np.argsort(positions, kind="stable")
+    at_L = np.searchsorted(positions, positions_L, sorter=order)
+    found_L = np.full(len(positions_L), np.nan, dtype=np.float32)
+    if len(positions):
+        row_L = order[np.minimum(at_L, len(positions) - 1)]
+        known_L = positions[row_L] == positions_L
+        found_L[known_L] = scores[row_L[known_L]]
+    return found_L

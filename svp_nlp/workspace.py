@@ -1,4 +1,4 @@
-"""What the loops are made of: a workspace, and the steps rank and ask; those with a model are in fitting.py.
+"""What the loops are made of: a workspace, and the step that ranks; asking.py and fitting.py have the others.
 
 Each step is written to the run directory when it is finished, so every function here can be called again after a
 crash and goes on where it was.
@@ -27,7 +27,7 @@ import numpy as np
 
 from svp_nlp.arrays import BoolN, FloatN, IntK, fingerprint_array, fingerprint_json, keyed_hash
 from svp_nlp.engines import Engine, LocalEngine
-from svp_nlp.errors import LabelError, WaitingForLabels
+from svp_nlp.errors import LabelError
 from svp_nlp.labels import LabelSet
 from svp_nlp.models.base import Labeled, Learner
 from svp_nlp.oracles.base import Oracle
@@ -50,10 +50,12 @@ class Workspace:
     """What the loops share: a pool, who labels it, a seed, and the directory that remembers.
 
     Attributes:
+        class_names: known from the start.
         available_N: rows that may be picked: usable, and the oracle can answer for them.
         dev: rows for choosing among epochs, or the share of the labelled rows that is held out for it.
         shared_strategies: strategies that are scored together with the models that all arms share.
         shared_dynamics: signals that are recorded while those models are trained.
+        seeds: labels that are there before anybody is asked.
     """
 
     run: Run
@@ -67,20 +69,36 @@ class Workspace:
     recipe_sha256: str | None = None
     shared_strategies: tuple[str, ...] = ()
     shared_dynamics: tuple[str, ...] = ()
+    seeds: LabelSet = dataclasses.field(default_factory=LabelSet.empty)
 
     @property
     def num_available(self) -> int:
         return int(np.count_nonzero(self.available_N))
 
-    def labeled(self, labels: LabelSet) -> Labeled:
+    def open_rows(self, labels: LabelSet, asked: Sequence[Selection] = ()) -> BoolN:
+        """Rows that may be picked: neither labelled, nor asked of people before."""
+        open_N = self.available_N.copy()
+        open_N[labels.positions_L] = False
+        for selection in asked:
+            open_N[selection.positions_K] = False
+        return open_N
+
+    def classes(self, labels: LabelSet) -> tuple[str, ...]:
+        """The class names, with those that people added."""
+        return labels.classes_after(self.class_names)
+
+    def labeled(self, labels: LabelSet, class_names: tuple[str, ...]) -> Labeled:
         """The labelled rows as a learner takes them."""
         positions_L = labels.positions_L
-        return Labeled(self.pool.take(positions_L), labels.indices(self.class_names), positions_L, self.class_names)
+        return Labeled(self.pool.take(positions_L), labels.indices(class_names), positions_L, class_names)
 
     def split_dev(self, labels: LabelSet) -> tuple[LabelSet, Labeled | None]:
         """Labels to train on, and rows to choose epochs by; a held-out row stays held out in every later round."""
+        if self.dev is None:
+            return labels, None
+        class_names = self.classes(labels)
         if not isinstance(self.dev, float):
-            return labels, self.dev
+            return labels, dataclasses.replace(self.dev, class_names=class_names)
         draw_L = keyed_hash(self.pool.keys_N[labels.positions_L], self.seed, "dev") >> np.uint64(11)
         held_L = draw_L * 2.0**-53 < self.dev
         if not held_L.any() or held_L.all():
@@ -88,7 +106,8 @@ class Workspace:
                 f"a dev share of {self.dev} of {len(labels):,} labelled rows leaves one side empty; "
                 "raise the share, label more, or give a dev set"
             )
-        return LabelSet(labels.table.filter(~held_L)), self.labeled(LabelSet(labels.table.filter(held_L)))
+        held = LabelSet(labels.table.filter(held_L))
+        return LabelSet(labels.table.filter(~held_L)), self.labeled(held, class_names)
 
     def step(self, name: str, inputs: Mapping[str, Any], do: Any, *, together: bool = False) -> Step:
         """A step of this seed."""
@@ -186,8 +205,12 @@ class Round:
     """A finished round.
 
     Attributes:
+        labeled_size: labels so far; people may have returned fewer than were planned.
         selection: what this round picked (in core-set selection: all that is kept).
         labels: all labels so far, the start set included.
+        added: those that came with this round; None: all that it picked.
+        asked: what was asked for so far, answered or not; empty in core-set selection.
+        planned_size: what labeled_size was to be.
         fitted: the model that chose; None for random.
         scored: what it said about the pool; None for random.
         proxy_seconds, scoring_seconds, ranking_seconds: cost of this round alone.
@@ -197,6 +220,9 @@ class Round:
     labeled_size: int
     selection: Selection
     labels: LabelSet
+    added: LabelSet
+    asked: tuple[Selection, ...] = ()
+    planned_size: int = 0
     fitted: Fitted | None = None
     scored: Scored | None = None
     proxy_seconds: float = 0.0
@@ -220,8 +246,13 @@ def rank(
     fitted: Fitted | None,
     scored: Scored | None,
     parent: str | None,
+    asked: Sequence[Selection] = (),
 ) -> tuple[Selection, float]:
-    """Pick `budget` unlabelled rows by the signals of a round, once; returns them and the seconds."""
+    """Pick `budget` rows by the signals of a round, once; returns them and the seconds.
+
+    Args:
+        labels, asked: whose rows are not picked: labelled ones, and those that people were asked for before.
+    """
     pool, seed = workspace.pool, workspace.seed
     ref = pool.ref
     part = {} if ref.rows is None else {"part": True}  # `rows` alone does not tell a part of a source from all of it
@@ -234,6 +265,9 @@ def rank(
         "available": fingerprint_array(np.packbits(workspace.available_N)),
         "model": None if fitted is None else fitted.fingerprint,
     }
+    open_N = workspace.open_rows(labels, asked)
+    if int(open_N.sum()) < workspace.num_available - len(labels):  # people were asked for rows that have no label
+        inputs["asked"] = fingerprint_array(np.packbits(open_N))
     if strategy.options:
         inputs["options"] = strategy.options
 
@@ -244,7 +278,7 @@ def rank(
         if scored is not None and strategy.strategy.kind == "setwise":
             warm_up(strategy.strategy)
         started = time.perf_counter()
-        picks = _pick(workspace, strategy, scored, labels=labels, budget=budget)
+        picks = _pick(workspace, strategy, scored, open_N=open_N, labels=labels, budget=budget)
         if not ranks.is_main:
             return {}
         lineage = Lineage(
@@ -276,14 +310,18 @@ def _scoring(workspace: Workspace, fitted: Fitted | None, scored: Scored | None)
     return {"dtype": dtype, "world_size": workspace.engine.workers, "rows": rows}
 
 
-def _pick(workspace: Workspace, spec: StrategySpec, scored: Scored | None, *, labels: LabelSet, budget: int) -> Picks:
+def _pick(
+    workspace: Workspace, spec: StrategySpec, scored: Scored | None, *, open_N: BoolN, labels: LabelSet, budget: int
+) -> Picks:
     """Positions in the pool, from signals that may be of a part of its rows."""
     strategy, pool, seed = spec.strategy, workspace.pool, workspace.seed
+    if budget == 0:  # of a start set that seeds fill
+        return Picks(np.empty(0, np.int64), None, strategy.name)
     rows: Any = slice(None) if scored is None else scored.cut
     signals = None if scored is None else scored.signals
     labeled_N = np.zeros(len(pool), dtype=np.bool_)
     labeled_N[labels.positions_L] = True
-    available_R, labeled_R, keys_R = (workspace.available_N & ~labeled_N)[rows], labeled_N[rows], pool.keys_N[rows]
+    available_R, labeled_R, keys_R = open_N[rows], labeled_N[rows], pool.keys_N[rows]
     if signals is None or strategy.kind == "setwise":
         arrays: dict[str, Any] = {"keys": keys_R}
         if signals is not None:
@@ -336,27 +374,6 @@ def _pick_over_ranks(
     )  # fmt: skip
     found_K: IntK = edges[owners_K] + positions_K
     return found_K
-
-
-def ask(workspace: Workspace, name: str, selection: Selection) -> LabelSet:
-    """Have a selection labelled, once.
-
-    Raises:
-        WaitingForLabels: not all answers have come yet.
-    """
-    path = workspace.run.directory / f"seed-{workspace.seed}" / name / "labels"
-
-    def do(path: Path) -> Mapping[str, Any]:
-        workspace.oracle.request(selection, workspace.pool)
-        labels = workspace.oracle.collect(selection)
-        if len(labels) < len(selection):
-            raise WaitingForLabels(f"{name}: {len(labels):,} of {len(selection):,} labels have come in")
-        labels.save(path / "labels.parquet")
-        return {"labels": len(labels), "classes": labels.class_counts(workspace.class_names)}
-
-    inputs = {"selection": selection.fingerprint, "oracle": workspace.oracle.fingerprint}
-    workspace.step(f"{name}/labels", inputs, do)
-    return LabelSet.load(path / "labels.parquet")
 
 
 def model_name(place: str, role: str, labeled_size: int, learner: Learner, dynamics: Sequence[str] = ()) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from toy import CLASS_NAMES, write_toy
 
 from svp_nlp.columns import LabelColumn
@@ -82,7 +84,7 @@ def test_verify_names_the_first_row_that_is_not_of_this_pool(pool, tmp_path):
 
 def test_to_dataset_keeps_the_order_and_joins_labels(pool):
     selection = selection_of(pool, [17, 3, 150], np.array([3, 2, 1], np.float32))
-    labels = oracle_for(pool).collect(selection_of(pool, [150, 17, 9]))
+    labels = oracle_for(pool).labels_of(selection_of(pool, [150, 17, 9]))
     everything = selection.to_dataset(pool)
     assert everything["svp_position"][:] == [17, 3, 150]
     assert everything["text"][:] == pool.take([17, 3, 150])["text"].to_pylist()
@@ -114,10 +116,10 @@ def test_a_row_without_a_label_is_an_error_not_a_class(pool):
         oracle.answers(np.array([5, 6]))
 
 
-def test_labels_are_append_only_and_by_name(pool, tmp_path):
+def test_labels_keep_their_order_and_are_by_name(pool, tmp_path):
     oracle = oracle_for(pool)
-    one, two = oracle.collect(selection_of(pool, [1, 2])), oracle.collect(selection_of(pool, [5]))
-    both = LabelSet.empty().append(one).append(two)
+    one, two = oracle.labels_of(selection_of(pool, [1, 2])), oracle.labels_of(selection_of(pool, [5]))
+    both = LabelSet.empty().updated(one).updated(two)
     both.save(tmp_path / "labels.parquet")
     again = LabelSet.load(tmp_path / "labels.parquet")
     assert again.positions_L.tolist() == [1, 2, 5]
@@ -126,16 +128,42 @@ def test_labels_are_append_only_and_by_name(pool, tmp_path):
     # Another order of the names gives other indices of the same names.
     turned = tuple(reversed(CLASS_NAMES))
     assert [turned[i] for i in again.indices(turned)] == [CLASS_NAMES[i] for i in again.indices(CLASS_NAMES)]
-    with pytest.raises(LabelError, match="position 2 is labelled already"):
-        both.append(one.__class__(one.table.slice(1)))
     with pytest.raises(LabelError, match="not among the classes"):
         again.indices(("fish",))
+
+
+def label_set(*pairs, round=0) -> LabelSet:
+    positions, names = zip(*pairs, strict=True) if pairs else ((), ())
+    ids = pa.array([f"id{position}" for position in positions], pa.string())
+    return LabelSet.of(np.array(positions, np.int64), ids, pa.array(names, pa.string()), round=round, source="people")
+
+
+LABELS = st.dictionaries(st.integers(0, 9), st.sampled_from(["cat", "dog", None]), max_size=8)
+
+
+@given(before=LABELS, more=LABELS)
+def test_labels_that_are_updated_are_those_of_a_dict_in_its_order(before, more):
+    before = {position: name for position, name in before.items() if name is not None}
+    found = label_set(*before.items()).updated(label_set(*more.items(), round=1))
+    expected = {position: name for position, name in (before | more).items() if name is not None}
+    assert dict(zip(found.positions_L.tolist(), found.table["label"].to_pylist(), strict=True)) == expected
+    assert found.positions_L.tolist() == list(expected)
+
+
+@given(before=LABELS, after=LABELS)
+def test_the_changes_between_two_label_sets_lead_from_one_to_the_other(before, after):
+    before = {position: name for position, name in before.items() if name is not None}
+    after = before | after  # what is not mentioned any more is taken away by a null label
+    old, new = label_set(*before.items()), label_set(*after.items())
+    changes = new.changes_to(old)
+    assert old.updated(changes).table["label"].to_pylist() == old.updated(new).table["label"].to_pylist()
+    assert all(before.get(p, "?") != after[p] for p in changes.positions_L.tolist())
 
 
 def test_the_selected_folder_loads_as_a_dataset_with_class_names(pool, tmp_path):
     from datasets import load_dataset
 
-    labels = oracle_for(pool).collect(selection_of(pool, [17, 3, 150]))
+    labels = oracle_for(pool).labels_of(selection_of(pool, [17, 3, 150]))
     scores = np.array([np.nan, 0.5, 0.25], np.float32)
     rows = SelectedRows(pool, labels, scores, CLASS_NAMES, "label")
     write_selected(tmp_path / "out", rows, strategy="margin")
@@ -150,7 +178,7 @@ def test_what_a_folder_tells_of_itself_cannot_break_its_page(tmp_path):
     names = ["text", "`l`\n# b"]
     pq.write_table(pa.table([["a"], ["x"]], names), tmp_path / "p.parquet")
     pool = PoolRef(str(tmp_path / "p.parquet")).open()
-    labels = oracle_for(pool, column=names[1]).collect(selection_of(pool, [0]))
+    labels = oracle_for(pool, column=names[1]).labels_of(selection_of(pool, [0]))
     rows = SelectedRows(pool, labels, np.array([np.nan], np.float32), ("x",), names[1])
     write_selected(tmp_path / "out", rows, strategy="margin")
     readme = (tmp_path / "out/README.md").read_text()
@@ -161,12 +189,12 @@ def test_what_a_folder_tells_of_itself_cannot_break_its_page(tmp_path):
 
 def test_a_pool_that_is_a_selection_itself_gives_its_columns_up(pool, tmp_path):
     first = selection_of(pool, [17, 3, 150], np.array([3, 2, 1], np.float32))
-    labels = oracle_for(pool).collect(first)
+    labels = oracle_for(pool).labels_of(first)
     first.to_dataset(pool, labels).to_parquet(tmp_path / "first.parquet")
     again = PoolRef(str(tmp_path / "first.parquet")).open()
     second = selection_of(again, [2, 0], np.array([9, 8], np.float32))
-    found = second.to_dataset(again, oracle_for(again).collect(second))
+    found = second.to_dataset(again, oracle_for(again).labels_of(second))
     assert (found["svp_position"][:], found["svp_score"][:]) == ([2, 0], [9.0, 8.0])
-    rows = SelectedRows(again, oracle_for(again).collect(second), second.scores_K, CLASS_NAMES, "label")
+    rows = SelectedRows(again, oracle_for(again).labels_of(second), second.scores_K, CLASS_NAMES, "label")
     write_selected(tmp_path / "out", rows, strategy="margin")
     assert pq.read_table(tmp_path / "out/data")["svp_position"].to_pylist() == [2, 0]

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from svp_nlp.arrays import FloatN
 from svp_nlp.columns import LabelColumn, closest
 from svp_nlp.errors import HubRefused, LineageError, PoolError, scrub
 from svp_nlp.files import read_json
@@ -24,7 +21,7 @@ from svp_nlp.pool_labels import read_labels
 from svp_nlp.pool_source import is_hub_id
 from svp_nlp.run import RECIPE_FILE, STEP_FILE
 from svp_nlp.selected import SelectedRows
-from svp_nlp.selection import Selection
+from svp_nlp.selection import Selection, scores_at
 from svp_nlp.strategy_spec import StrategySpec
 
 _DATA_FILE = "selection.parquet"
@@ -187,20 +184,23 @@ def open_source(source: Source, *, pool: Pool | None = None) -> tuple[SelectedRo
     label_column = recipe.get("label_column") or recipe.get("pool", {}).get("label_column")
     if label_column is None:
         return bare_rows(last, pool), last
-    column = read_labels(pool, label_column)
-    labels = LabelSet.empty()
+    oracle, labels = recipe.get("oracle", {}), LabelSet.empty()
+    column = None if oracle.get("kind") == "files" else read_labels(pool, label_column)
     for path, selection in zip(source.selections, selections, strict=True):
-        labels = labels.append(_labels(path, selection, recipe, column, pool))
-    return SelectedRows(pool, labels, scores_of(selections), column.class_names, label_column), last
+        labels = labels.updated(_labels(path, selection, recipe, column, pool))
+    names = column.class_names if column is not None else labels.classes_after(tuple(oracle["labels"]))
+    return SelectedRows(pool, labels, scores_at(labels.positions_L, selections), names, label_column), last
 
 
-def _labels(path: Path, selection: Selection, recipe: dict[str, Any], column: LabelColumn, pool: Pool) -> LabelSet:
+def _labels(
+    path: Path, selection: Selection, recipe: dict[str, Any], column: LabelColumn | None, pool: Pool
+) -> LabelSet:
     file = path.parent / "labels" / "labels.parquet"
-    if file.exists():
+    if file.exists() or column is None:
         return LabelSet.load(file)
     # A core-set keeps no labels: they were all there from the start.
     noise = float(recipe.get("noise", recipe.get("oracle", {}).get("noise", 0.0)))
-    return ColumnOracle(ColumnOracleSpec(noise=noise), column, pool.keys_N, selection.lineage.seed).collect(selection)
+    return ColumnOracle(ColumnOracleSpec(noise=noise), column, pool.keys_N, selection.lineage.seed).labels_of(selection)
 
 
 def bare_rows(selection: Selection, pool: Pool) -> SelectedRows:
@@ -210,17 +210,7 @@ def bare_rows(selection: Selection, pool: Pool) -> SelectedRows:
     nothing = pa.nulls(len(selection), pa.string())
     unlabelled = LabelSet.of(selection.positions_K, selection.ids_K, nothing, round=selection.lineage.round, source="")
     table = unlabelled.table.set_column(4, "source", nothing)
-    return SelectedRows(pool, LabelSet(table), scores_of([selection]), None, None)
-
-
-def scores_of(selections: list[Selection]) -> FloatN:
-    """float32 per row, NaN where no model ranked it: what random drew rows by is not told."""
-    return np.concatenate(
-        [
-            np.full(len(s), np.nan, np.float32) if s.scores_K is None or s.lineage.proxy is None else s.scores_K
-            for s in selections
-        ]
-    )
+    return SelectedRows(pool, LabelSet(table), scores_at(selection.positions_K, [selection]), None, None)
 
 
 def open_pool(selection: Selection, *, path: str | None = None, of_part: bool = False) -> Pool:

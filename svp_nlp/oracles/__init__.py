@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from svp_nlp.models.base import Spec
 from svp_nlp.oracles.column import ColumnOracleSpec
+from svp_nlp.oracles.files import FilesOracleSpec
 
 
 def oracle_spec_classes() -> dict[str, type[Spec]]:
     """`kind` -> the pydantic model of its options."""
-    return {"column": ColumnOracleSpec}
+    return {"column": ColumnOracleSpec, "files": FilesOracleSpec}

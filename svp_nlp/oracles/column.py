@@ -15,6 +15,7 @@ from svp_nlp.columns import LabelColumn
 from svp_nlp.errors import LabelError
 from svp_nlp.labels import LabelSet
 from svp_nlp.models.base import Spec
+from svp_nlp.oracles.base import Question
 from svp_nlp.pool import Pool
 from svp_nlp.selection import Selection
 
@@ -49,8 +50,14 @@ class ColumnOracle:
         names = list(self.labels.class_names)
         return fingerprint_json([fingerprint_array(self.labels.labels_N), names, self.spec.noise, self.seed])
 
-    def request(self, selection: Selection, pool: Pool) -> None:
+    is_finished: bool = False
+
+    def request(self, question: Question, pool: Pool) -> None:
         """Nothing to ask: the column is there."""
+
+    def collect(self, question: Question) -> LabelSet:
+        """The labels of all picked rows."""
+        return self.labels_of(question.selection)
 
     def answers(self, positions_K: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Class indices of these rows, noise included.
@@ -69,8 +76,8 @@ class ColumnOracle:
             labels_K[wrong_K] = (labels_K[wrong_K] + shift_K[wrong_K].astype(np.int64)) % num_classes
         return labels_K
 
-    def collect(self, selection: Selection) -> LabelSet:
-        """The labels of all picked rows."""
+    def labels_of(self, selection: Selection) -> LabelSet:
+        """The labels of all rows of a selection."""
         names = pa.array(self.labels.class_names, pa.string()).take(pa.array(self.answers(selection.positions_K)))
         source = self.source if self.spec.noise == 0 else f"{self.source}+noise={self.spec.noise}"
         return LabelSet.of(selection.positions_K, selection.ids_K, names, round=selection.lineage.round, source=source)

@@ -1,0 +1,168 @@
+"""Answers of people: an append-only journal, one JSON line each, on disk before the next question is asked.
+
+Nothing in it is ever changed: who changes his mind answers again. The order of the lines decides, never a clock. What
+a crash can leave is half a line at the end, which was not acknowledged to anybody; the next writer cuts it off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import filelock
+
+from svp_nlp.errors import LabelError, RunError
+from svp_nlp.files import fault_point
+
+Kind: TypeAlias = Literal["label", "skip", "flag", "retract", "decision"]
+KINDS: tuple[Kind, ...] = ("label", "skip", "flag", "retract", "decision")
+_WITH_LABEL = ("label", "decision")
+_LOCK_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one annotator said about one row.
+
+    Attributes:
+        id: of the row.
+        kind: a `label`; `skip`: cannot tell; `flag`: somebody should look at it, `note` says why; `retract`: takes the
+            annotator's last answer back; `decision`: a label that overrules all answers before it (adjudication,
+            review).
+        label: of kinds label and decision; None for the others.
+        time: ISO 8601, for pace and people; the journal's order decides what is last.
+        source: the way that it came: page, jsonl, csv, label_studio, doccano, prodigy, seed, review.
+        origin: what the source calls this answer; the same origin is not taken twice. Empty: it has no name there.
+    """
+
+    id: str
+    kind: Kind
+    label: str | None
+    annotator: str
+    time: str
+    source: str
+    note: str = ""
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise LabelError(f"row {self.id}: an answer of kind {self.kind!r}; expected one of {', '.join(KINDS)}")
+        if (self.label is not None) != (self.kind in _WITH_LABEL):
+            raise LabelError(f"row {self.id}: {self.kind} with the label {self.label!r}")
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Answer))
+
+
+class Journal:
+    """The answers in a file, read as far as it was when `refresh` was called last."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.answers: list[Answer] = []
+        self._read_bytes = 0
+        self._lock = filelock.FileLock(path.with_suffix(".lock"), thread_local=False)
+
+    def refresh(self) -> list[Answer]:
+        """Read what has been added since, by whomever; returns that.
+
+        Raises:
+            RunError: a line in the middle is damaged; names it.
+        """
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._read_bytes)
+            added = file.read()
+        added = added[: added.rfind(b"\n") + 1]  # what follows is still being written, or was cut off
+        found = []
+        for number, line in enumerate(added.splitlines(), start=len(self.answers) + 1):
+            try:
+                found.append(Answer(**json.loads(line)))
+            except (ValueError, TypeError, LabelError) as error:
+                raise RunError(
+                    f"{self.path}, line {number:,}, is no answer ({type(error).__name__}); it was changed by hand or "
+                    "the disk is failing: restore the file from a copy, or take that line out"
+                ) from None
+        self.answers += found
+        self._read_bytes += len(added)
+        return found
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else writes meanwhile; the answers are read up to their end.
+
+        Raises:
+            RunError: another process holds it for a minute, or the directory cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=_LOCK_TIMEOUT_S)
+        except filelock.Timeout:
+            raise RunError(f"{self.path} is being written by another process for a minute; try again") from None
+        except OSError as error:
+            raise RunError(f"{self.path.parent} cannot be written ({error.strerror}); nothing was saved") from None
+        try:
+            self.refresh()
+            yield
+        finally:
+            self._lock.release()
+
+    def append(self, answers: Iterable[Answer]) -> None:
+        """Write answers, on disk when this returns; call it under `locked`.
+
+        Raises:
+            RunError: the disk is full or fails; none of them is there then.
+        """
+        assert self._lock.is_locked, "two writers would mix their lines"
+        lines = b"".join(_line(answer) for answer in answers)
+        if not lines:
+            return
+        is_new = not self.path.exists()
+        try:
+            with self.path.open("ab") as file:
+                file.truncate(self._read_bytes)  # half a line of a writer that was killed
+                try:
+                    fault_point()
+                    _write(file.fileno(), lines)
+                    os.fsync(file.fileno())
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        file.truncate(self._read_bytes)
+                    raise
+            if is_new:
+                _fsync_directory(self.path.parent)
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: {error.strerror or error}; the answer was not saved: mend that and send it again"
+            ) from error
+        self.refresh()
+
+
+def _line(answer: Answer) -> bytes:
+    values = {name: getattr(answer, name) for name in _FIELDS}
+    # Most have neither note nor origin.
+    values = {name: value for name, value in values.items() if value or name not in ("note", "origin")}
+    return json.dumps(values, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+        if view:
+            fault_point()
+
+
+def _fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

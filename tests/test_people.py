@@ -1,0 +1,216 @@
+"""Labels that people give: the same selections and models as a simulation, whatever the order and however slowly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_run import outcome, small_recipe
+from toy import CLASS_NAMES, toy_rows, write_toy
+
+from svp_nlp.errors import LabelError, RecipeError, WaitingForLabels
+from svp_nlp.experiment import run_recipe
+from svp_nlp.labeling.answers import Answer
+from svp_nlp.labeling.queue import LabelQueue
+from svp_nlp.labels import LabelSet
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_toy(tmp_path_factory.mktemp("data") / "toy")
+
+
+TRUTH = {text: CLASS_NAMES[label] for text, label in zip(*toy_rows(), strict=True)}
+
+
+def people_recipe(pool: Path, **changes):
+    oracle = {"kind": "files", "labels": list(CLASS_NAMES), **changes.pop("oracle", {})}
+    return small_recipe(pool, **{"oracle": oracle, "labeled_sizes": [40, 60], "baselines": None, **changes})
+
+
+def simulated(pool: Path, **changes):
+    return small_recipe(pool, **{"labeled_sizes": [40, 60], "train_target_at": [60], **changes})
+
+
+def answer(row, label="", *, kind="label", annotator="ann", source="page", **more) -> Answer:
+    return Answer(row.id, kind, label or None, annotator, "2026-01-01T00:00:00+00:00", source, **more)
+
+
+def open_rows(run_dir: Path):
+    queue = LabelQueue.open(run_dir)
+    return queue, [row for r in queue.requests for row in r.rows if queue.resolution(row.id).status == "open"]
+
+
+def run(recipe, run_dir: Path) -> dict:
+    return run_recipe(recipe, run_dir, stop_requested=lambda: False)
+
+
+def play(recipe, run_dir: Path, *, label=lambda queue, rows: label_all(queue, rows), calls: int = 9) -> dict:
+    """The whole loop: run, label what is asked for, run again."""
+    for _ in range(calls):
+        try:
+            return run(recipe, run_dir)
+        except WaitingForLabels:
+            queue, rows = open_rows(run_dir)
+            assert rows
+            label(queue, rows)
+    raise AssertionError("never done")
+
+
+def label_all(queue: LabelQueue, rows) -> None:
+    queue.add([answer(row, TRUTH[row.text]) for row in rows])
+
+
+def found(run_dir: Path) -> dict:
+    """The outcome of a run without how people's labels are told apart from a column's."""
+    return {k: v for k, v in outcome(run_dir).items() if not k.endswith("/test/labels")}
+
+
+def test_people_who_know_the_truth_give_the_run_of_a_simulation_in_whatever_order_they_answer(toy, tmp_path):
+    run(simulated(toy), tmp_path / "column")
+
+    def backwards(queue, rows):
+        for row in reversed(rows):
+            queue.add([answer(row, TRUTH[row.text])])
+
+    play(people_recipe(toy), tmp_path / "people", label=backwards)
+    assert found(tmp_path / "people") == found(tmp_path / "column")
+
+
+def test_a_run_waits_says_what_to_do_and_asks_the_same_rows_again(toy, tmp_path):
+    with pytest.raises(WaitingForLabels, match=r"0 of 20 answers of round 0 have come in.*svp label serve"):
+        run(people_recipe(toy), tmp_path / "run")
+    before = (tmp_path / "run/labeling/requests/0000-train.jsonl").read_bytes()
+    with pytest.raises(WaitingForLabels):
+        run(people_recipe(toy), tmp_path / "run")
+    assert (tmp_path / "run/labeling/requests/0000-train.jsonl").read_bytes() == before
+    assert (tmp_path / "run/report.html").exists()
+
+
+def test_rows_of_later_rounds_come_with_suggestions_of_the_proxy(toy, tmp_path):
+    recipe = people_recipe(toy, target=None, test=None)
+    with pytest.raises(WaitingForLabels):
+        run(recipe, tmp_path / "run")
+    queue, rows = open_rows(tmp_path / "run")
+    assert not any(row.suggestions or row.score for row in rows)
+    label_all(queue, rows)
+    with pytest.raises(WaitingForLabels):
+        run(recipe, tmp_path / "run")
+    _, rows = open_rows(tmp_path / "run")
+    for row in rows:
+        shares = [share for _, share in row.suggestions]
+        assert {label for label, _ in row.suggestions} == set(CLASS_NAMES)
+        assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1, abs=0.01)
+        assert row.score is not None
+
+
+def test_skipped_and_flagged_rows_have_no_label_and_are_not_asked_for_again(toy, tmp_path):
+    asked = []
+
+    def some(queue, rows):
+        asked.extend(row.id for row in rows)
+        queue.add([answer(row, kind="skip") for row in rows[:3]])
+        queue.add([answer(row, kind="flag", note="what is this?") for row in rows[3:4]])
+        label_all(queue, rows[4:])
+
+    result = play(people_recipe(toy), tmp_path / "run", label=some)
+    assert len(set(asked)) == len(asked)
+    rounds = result["report"]
+    queue = LabelQueue.open(tmp_path / "run")
+    statuses = [queue.resolution(id).status for id in asked]
+    assert statuses.count("skipped") == 9 and statuses.count("flagged") == 3
+    assert rounds is not None
+
+
+def test_enough_answers_close_a_round_and_late_ones_count_in_the_next(toy, tmp_path):
+    recipe = people_recipe(toy, oracle={"min_returned": "80%"})
+
+    def most(queue, rows):
+        newest = queue.requests[-1].name
+        late = [row for row in rows if queue.request_of[row.id].name != newest]
+        new = [row for row in rows if queue.request_of[row.id].name == newest]
+        label_all(queue, [*late, *new[: round(0.8 * len(new))]])
+
+    play(recipe, tmp_path / "run", label=most)
+    steps = outcome(tmp_path / "run")
+    given = {name.split("/", 1)[1]: step["labels"] for name, step in steps.items() if name.endswith("/labels")}
+    # 16 of 20; then 24 are asked for, 19 come with the 4 of before; then 21, 17 and 5.
+    assert given == {"start/labels": 16, "proxy-margin/round-001/labels": 23, "proxy-margin/round-002/labels": 22}
+
+
+def test_who_finishes_early_gets_the_target_on_what_there_is(toy, tmp_path):
+    recipe = people_recipe(toy)
+
+    def finish(queue, rows):
+        label_all(queue, rows)
+        queue.request_finish({"by": "ann"})
+
+    play(recipe, tmp_path / "run", label=finish)
+    [target] = [name for name in outcome(tmp_path / "run") if "/target-" in name and name.endswith("/metrics")]
+    assert "target-0000000020" in target
+
+
+def test_classes_that_appear_later_are_learned_from_then_on(toy, tmp_path):
+    recipe = people_recipe(toy, test=None, target=None, oracle={"labels": [], "new_classes": "extend"})
+    play(recipe, tmp_path / "run")
+    queue = LabelQueue.open(tmp_path / "run")
+    assert set(queue.classes) == set(CLASS_NAMES)
+
+
+def test_people_label_a_test_set_that_is_never_trained_on(toy, tmp_path):
+    recipe = people_recipe(toy, test=None, oracle={"test_rows": 30})
+    play(recipe, tmp_path / "run")
+    queue = LabelQueue.open(tmp_path / "run")
+    parts = {request.name: {row.id for row in request.rows} for request in queue.requests}
+    test = parts.pop("0000-test")
+    assert len(test) == 30
+    assert not any(test & rows for rows in parts.values())
+    [metrics] = [v for k, v in outcome(tmp_path / "run").items() if k.endswith("/metrics")]
+    assert 0 <= metrics["metrics"]["accuracy"] <= 1
+
+
+def test_a_corrected_label_counts_from_the_next_round_on(toy, tmp_path):
+    recipe, said = people_recipe(toy, test=None, target=None), {}
+
+    def correct(queue, rows):
+        if not said:
+            said["row"] = rows[0]
+        elif "corrected" not in said:
+            other = next(name for name in CLASS_NAMES if name != TRUTH[said["row"].text])
+            queue.add([answer(said["row"], other, kind="decision", source="review")])
+            said["corrected"] = other
+        label_all(queue, rows)
+
+    play(recipe, tmp_path / "run", label=correct)
+    final = LabelSet.load(tmp_path / "run/seed-0/proxy-margin/round-001/labels/labels.parquet")
+    given = dict(zip(final.table["id"].to_pylist(), final.table["label"].to_pylist(), strict=True))
+    assert given[said["row"].id] == said["corrected"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "core_set", "initial": None}, "a core-set needs the labels of all rows"),
+        ({"strategies": ["margin", "entropy"]}, "people label for one strategy"),
+        ({"baselines": ["random"]}, "people label for one strategy"),
+        ({"seeds": [0, 1]}, "people label for one seed"),
+        ({"oracle": {"labels": ["a"]}}, "at least two classes"),
+        ({"oracle": {"labels": ["a", "a"]}}, "given twice"),
+        ({"oracle": {"labels": ["a", " b"]}}, "white space"),
+        ({"oracle": {"test_rows": 5}}, "keep one of them"),
+        ({"test": None}, "or oracle.test_rows"),
+        ({"oracle": {"min_returned": 0}}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_asked_of_people_is_refused_before_any_work(toy, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        people_recipe(toy, **changes)
+
+
+def test_answers_that_cannot_be_are_refused_together_and_nothing_is_written(toy, tmp_path):
+    with pytest.raises(WaitingForLabels):
+        run(people_recipe(toy), tmp_path / "run")
+    queue, rows = open_rows(tmp_path / "run")
+    with pytest.raises(LabelError, match=rf"'{CLASS_NAMES[0]}x' \(did you mean '{CLASS_NAMES[0]}'"):
+        queue.add([answer(rows[0], CLASS_NAMES[0]), answer(rows[1], f"{CLASS_NAMES[0]}x")])
+    assert not queue.journal.path.exists() or not queue.journal.path.read_bytes()
