@@ -203,7 +203,7 @@ def _run_arm(
         cost = {key: getattr(round_, key) for key in total}
         if recipe.mode == "core_set":
             total = cost  # each size is picked anew from the same scores
-        elif round_.round > 0:
+        elif round_.round > 0 or recipe.start.name != "random":
             total = {key: total[key] + cost[key] for key in total}
         log.info(
             "  %s: %s labelled (proxy %.1f s, scoring %.1f s, ranking %.2f s)%s",
@@ -259,6 +259,8 @@ def _rounds(workspace: Workspace, recipe: Recipe, arm: Arm, sizes: list[int]) ->
         strategy=arm.strategy,
         initial=recipe.resolve_initial(workspace.num_available),
         labeled_sizes=sizes,
+        start=recipe.start,
+        start_learner=make_learner(recipe.proxy),
         arm=arm.name,
         role=role,
     )

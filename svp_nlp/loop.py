@@ -14,6 +14,7 @@ import numpy as np
 
 from svp_nlp.arrays import IntK
 from svp_nlp.asking import ask
+from svp_nlp.cold_start import look_unlabelled
 from svp_nlp.errors import BudgetError, EngineError, ImageError, Interrupted, PoolError
 from svp_nlp.fitting import fit, score_dynamics
 from svp_nlp.labels import LabelSet
@@ -24,8 +25,8 @@ from svp_nlp.narrowing import View, look
 from svp_nlp.oracles.base import Question
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.sizes import resolve_size
-from svp_nlp.strategy_checks import check_strategy
-from svp_nlp.strategy_spec import StrategySpec, arm_name, as_spec
+from svp_nlp.strategy_checks import check_start, check_strategy
+from svp_nlp.strategy_spec import StartSpec, StrategySpec, arm_name, as_spec, as_start
 from svp_nlp.workspace import FULL, ROWS_PER_BATCH, START, Fitted, Round, Scored, Workspace, rank
 
 
@@ -43,24 +44,39 @@ class TargetResult:
         return load_predictor(self.fitted.directory)
 
 
-def start_set(workspace: Workspace, size: int) -> Round:
-    """Round 0: `size` labelled rows, the workspace's seeds and random ones.
+def start_set(workspace: Workspace, size: int, start: StartSpec, proxy: Learner) -> Round:
+    """Round 0: `size` labelled rows, the workspace's seeds and those that `start` chooses.
 
-    The same for all arms of a seed; random arms go on in its order.
+    The same for all arms of a seed; random arms go on in the order of a random one.
+
+    Args:
+        proxy: of the recipe, whose encoder `start` may use.
     """
+    budget = max(0, size - len(workspace.seeds))
+    scored = look_unlabelled(workspace, start, proxy) if budget and start.name != "random" else None
     selection, seconds = rank(
         workspace,
         START,
-        as_spec("random"),
+        start.strategy,
         labels=workspace.seeds,
-        budget=max(0, size - len(workspace.seeds)),
+        budget=budget,
         round=0,
         fitted=None,
-        scored=None,
+        scored=scored,
         parent=None,
     )
     added = workspace.seeds.updated(ask(workspace, START, selection, labels=workspace.seeds))
-    return Round(0, len(added), selection, added, added, (selection,), size, ranking_seconds=seconds)
+    return Round(
+        0,
+        len(added),
+        selection,
+        added,
+        added,
+        (selection,),
+        size,
+        scoring_seconds=0.0 if scored is None else scored.seconds,
+        ranking_seconds=seconds,
+    )
 
 
 def active_learning(
@@ -70,6 +86,8 @@ def active_learning(
     strategy: str | StrategySpec,
     initial: int | str = "2%",
     labeled_sizes: Sequence[int | str],
+    start: str | StartSpec = "random",
+    start_learner: Learner | None = None,
     arm: str | None = None,
     role: str = "proxy",
 ) -> Iterator[Round]:
@@ -78,7 +96,9 @@ def active_learning(
     Args:
         learner: the proxy, or its `kind`; trained from scratch in each round, not at all where `strategy` is random.
         strategy: a name from STRATEGIES, or one with options.
-        initial: size of the random start set, rows or a share such as "2%" of the available rows.
+        initial: size of the start set, rows or a share such as "2%" of the available rows.
+        start: how it is chosen: "random", or a setwise strategy of embeddings.
+        start_learner: whose encoder it looks with where `start` names none; None: `learner`.
         labeled_sizes: labelled rows after each round, the start set included; strictly increasing.
         arm: name of the directory; default `<role>-<strategy>`.
         role: "proxy" or "target"; where both roles are filled by one learner, models are found by role and size.
@@ -94,8 +114,12 @@ def active_learning(
     check_strategy(
         spec, learner.spec, num_available=workspace.num_available, sizes=sizes, grows=True, dev=workspace.dev
     )
+    start, start_learner = as_start(start), start_learner or learner
+    check_start(start, start_learner.spec, num_available=workspace.num_available, size=sizes[0], grows=True)
     arm = arm or arm_name(spec, role)
-    before = _planned(workspace, start_set(workspace, sizes[0]), sizes, next_place=f"{arm}/round-001")
+    before = _planned(
+        workspace, start_set(workspace, sizes[0], start, start_learner), sizes, next_place=f"{arm}/round-001"
+    )
     yield before
     for number, size in enumerate(sizes[1:], start=1):
         labels, place = before.labels, f"{arm}/round-{number:03d}"

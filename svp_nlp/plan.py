@@ -160,13 +160,14 @@ def _looked_at(spec: StrategySpec, data: Data, everything: int, *, labeled: int)
 
 
 def _encoders(recipe: Recipe, work: dict[str, Work]) -> list[LearnerSpec]:
-    """The encoders of reductions, each once; not those with which a proxy or target encodes the pool anyway."""
+    """Encoders of reductions and of the start set, each once; not those of a proxy or target that encodes anyway."""
     found: dict[str, LearnerSpec] = {}
-    for reduce in (spec.reduce for spec in recipe.strategies):
-        if isinstance(reduce, SEALSSpec) and reduce.encoder is not None:
-            learner = make_learner(reduce.encoder)
+    reductions = [spec.reduce.encoder for spec in recipe.strategies if isinstance(spec.reduce, SEALSSpec)]
+    for encoder in (*reductions, recipe.start.encoder):
+        if encoder is not None:
+            learner = make_learner(encoder)
             assert is_feature_learner(learner)
-            found[learner.encoder_key] = reduce.encoder
+            found[learner.encoder_key] = encoder
     for role, spec in (("proxy", recipe.proxy), ("target", recipe.target)):
         if found and spec is not None and work[role].encoded:
             found.pop(getattr(make_learner(spec), "encoder_key", ""), None)

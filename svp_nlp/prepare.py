@@ -15,12 +15,12 @@ from svp_nlp.models.base import LearnerSpec
 from svp_nlp.ranks import current_launch
 from svp_nlp.recipe import Recipe
 from svp_nlp.run import STEP_FILE, Run
-from svp_nlp.strategy_checks import check_strategy
+from svp_nlp.strategy_checks import check_start, check_strategy
 from svp_nlp.strategy_spec import SEALSSpec, StrategySpec, arm_name
 from svp_nlp.tracking import check_trackers
 
 _ROLES = ("proxy", "target")
-_ENCODER = "strategies.{}.reduce.encoder"
+_ENCODER, _START_ENCODER = "strategies.{}.reduce.encoder", "start.encoder"
 _MODELS = "models"  # the step that keeps their commits
 _POOLS = "pools"  # the same for pool, test and dev set
 
@@ -90,9 +90,12 @@ def _pin_models(recipe: Recipe, run: Run, commits: dict[str, str | None]) -> Rec
             return strategy
         return strategy.model_copy(update={"reduce": strategy.reduce.model_copy(update={"encoder": encoder})})
 
+    start = recipe.start
+    if _START_ENCODER in pinned:
+        start = start.model_copy(update={"encoder": pinned[_START_ENCODER]})
     strategies = tuple(with_encoder(number, strategy) for number, strategy in enumerate(recipe.strategies))
     roles = {role: pinned[role] for role in _ROLES if role in pinned}
-    return recipe.model_copy(update={**roles, "strategies": strategies})
+    return recipe.model_copy(update={**roles, "strategies": strategies, "start": start})
 
 
 def _models(recipe: Recipe) -> dict[str, LearnerSpec]:
@@ -101,6 +104,8 @@ def _models(recipe: Recipe) -> dict[str, LearnerSpec]:
     for number, strategy in enumerate(recipe.strategies):
         if isinstance(strategy.reduce, SEALSSpec) and strategy.reduce.encoder is not None:
             found[_ENCODER.format(number)] = strategy.reduce.encoder
+    if recipe.start.encoder is not None:
+        found[_START_ENCODER] = recipe.start.encoder
     return found
 
 
@@ -147,6 +152,7 @@ def _check_strategies(recipe: Recipe, sizes: list[int], *, num_available: int) -
     grows = recipe.mode == "active_learning"
     if grows:
         sizes = [recipe.resolve_initial(num_available), *sizes]
+        check_start(recipe.start, recipe.proxy, num_available=num_available, size=sizes[0], grows=True)
     for arm in arms_of(recipe):
         learner = recipe.target if arm.selector == "target_selects" else recipe.proxy
         assert learner is not None

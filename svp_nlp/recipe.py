@@ -45,7 +45,7 @@ from svp_nlp.recipe_yaml import (
 )
 from svp_nlp.sizes import INITIAL, Size, TargetSize, resolve_size, wrong
 from svp_nlp.strategies import STRATEGIES
-from svp_nlp.strategy_spec import StrategySpec
+from svp_nlp.strategy_spec import StartSpec, StrategySpec
 
 TrackerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Baseline: TypeAlias = Literal["random", "target_selects"]
@@ -184,6 +184,11 @@ class Recipe(Spec):
     )
     initial: Size | None = Field(
         None, description=f"size of the random start set of active learning; left out: {_DEFAULT_INITIAL}"
+    )
+    start: StartSpec = Field(
+        StartSpec(),
+        description="how the start set is chosen: random, or a strategy that needs no label: typiclust, "
+        "greedy_k_centers, {name: typiclust, candidates: 20000, encoder: {kind: embedding}}",
     )
     labeled_sizes: Annotated[tuple[Size, ...], AfterValidator(_listed)] = Field(
         description="active learning: labelled rows after each round; core-set: rows kept. Strictly increasing"
@@ -382,11 +387,12 @@ def recipe_schema() -> dict[str, Any]:
         old = schema["properties"][key]
         kept = {name: old[name] for name in ("description", "title") if name in old}
         schema["properties"][key] = {"oneOf": options, **kept}
-    encoder = definitions["SEALSSpec"]["properties"]["encoder"]
-    encoder["anyOf"] = [{"$ref": "#/$defs/EmbeddingSpec"}, {"type": "null"}]
+    for name in ("SEALSSpec", "StartSpec"):
+        definitions[name]["properties"]["encoder"]["anyOf"] = [{"$ref": "#/$defs/EmbeddingSpec"}, {"type": "null"}]
     # A name alone is a strategy without options.
     strategy = definitions.pop("StrategySpec")
     definitions["StrategySpec"] = {"anyOf": [{"enum": sorted(STRATEGIES)}, strategy]}
+    definitions["StartSpec"] = {"anyOf": [{"enum": sorted(STRATEGIES)}, definitions["StartSpec"]]}
     for placeholder in ("LearnerSpec", "EngineSpec", "Spec"):
         definitions.pop(placeholder, None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

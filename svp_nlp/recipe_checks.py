@@ -8,7 +8,7 @@ from typing import Any
 
 from svp_nlp.arms import arms_of
 from svp_nlp.sizes import INITIAL, amount
-from svp_nlp.strategy_checks import misfits
+from svp_nlp.strategy_checks import misfits, start_misfits
 
 _PLACES = {"start": "of the start set", "full": "of models that are trained on all labels"}  # workspace.START, FULL
 
@@ -22,6 +22,8 @@ def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
             yield role, f"{learner.kind} reads {learner.reads}s, the pool has {found}s; choose another kind, or {hint}"
     if recipe.mode == "core_set" and recipe.initial is not None:
         yield "initial", "a core-set has no start set; remove it, or use mode: active_learning"
+    grows = recipe.mode == "active_learning"
+    yield from (("start", wrong) for wrong in start_misfits(recipe.start, recipe.proxy, grows=grows))
     sizes = list(recipe.labeled_sizes) if recipe.initial is None else [recipe.initial, *recipe.labeled_sizes]
     for before, after in itertools.pairwise(sizes):
         if type(before) is type(after) and amount(before) >= amount(after):

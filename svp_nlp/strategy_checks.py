@@ -8,7 +8,7 @@ from svp_nlp.errors import BudgetError, RecipeError
 from svp_nlp.models.base import LearnerSpec
 from svp_nlp.sizes import resolve_size
 from svp_nlp.strategies.strata import count_dropped
-from svp_nlp.strategy_spec import SEALSSpec, StrategySpec
+from svp_nlp.strategy_spec import SEALSSpec, StartSpec, StrategySpec
 
 
 def misfits(spec: StrategySpec, learner: LearnerSpec, *, grows: bool, dev: object) -> Iterator[str]:
@@ -50,6 +50,45 @@ def misfits(spec: StrategySpec, learner: LearnerSpec, *, grows: bool, dev: objec
             f"{spec.title}: {learner.kind} has no fixed features that tell who is near; give reduce.encoder "
             "(kind: embedding), or use such a proxy"
         )
+
+
+def start_misfits(spec: StartSpec, learner: LearnerSpec, *, grows: bool) -> Iterator[str]:
+    """What a start set asks of the mode and of the proxy, and does not get.
+
+    Args:
+        learner: the proxy.
+        grows: active learning; False: core-set selection.
+    """
+    if spec.name == "random":
+        return
+    if not grows:
+        yield "a core-set has no start set; remove it"
+    if learner.reads == "image":
+        yield f"{spec.name} needs features of a frozen encoder, and there is none for images; use random"
+    elif spec.encoder is None and learner.kind != "embedding":
+        yield (
+            f"{spec.name}: {learner.kind} has no features before it is trained; give start.encoder (kind: embedding), "
+            "or use such a proxy"
+        )
+
+
+def check_start(spec: StartSpec, learner: LearnerSpec, *, num_available: int, size: int, grows: bool) -> None:
+    """Refuse a start set that cannot be.
+
+    Args:
+        learner, grows: see `start_misfits`.
+        num_available: rows that may be picked.
+        size: of the start set, rows.
+    Raises:
+        BudgetError: more rows are to be picked than are candidates, or more candidates than there are rows.
+        RecipeError: see `start_misfits`.
+    """
+    for wrong in start_misfits(spec, learner, grows=grows):
+        raise RecipeError(f"start: {wrong}")
+    if spec.candidates is not None:
+        candidates = resolve_size(spec.candidates, num_available, "start.candidates")
+        if size > candidates:
+            raise BudgetError(f"start: {size:,} rows are to be picked of {candidates:,} candidates; raise candidates")
 
 
 def check_strategy(

@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
+    ValidationError,
     model_serializer,
     model_validator,
 )
@@ -74,6 +75,13 @@ def _encoder(value: Any) -> Any:
     return learner_module(kind).spec_class.model_validate(value)
 
 
+def _check_frozen(encoder: LearnerSpec) -> None:
+    if encoder.kind != "embedding":
+        raise wrong(f"encoder.kind is {encoder.kind!r}; only embedding has features of its own")
+    if getattr(encoder, "refresh", None) is not None:
+        raise wrong("encoder.refresh: who is near is told by one encoder in all rounds; remove refresh")
+
+
 class SEALSSpec(Spec):
     """Only the nearest neighbours of labelled rows are scored.
 
@@ -91,10 +99,8 @@ class SEALSSpec(Spec):
 
     @model_validator(mode="after")
     def _is_frozen(self) -> SEALSSpec:
-        if self.encoder is not None and self.encoder.kind != "embedding":
-            raise wrong(f"encoder.kind is {self.encoder.kind!r}; only embedding has features of its own")
-        if getattr(self.encoder, "refresh", None) is not None:
-            raise wrong("encoder.refresh: who is near is told by one encoder in all rounds; remove refresh")
+        if self.encoder is not None:
+            _check_frozen(self.encoder)
         return self
 
 
@@ -197,6 +203,46 @@ class StrategySpec(Spec):
         return {key: value for key, value in values.items() if value is not None and key not in ("name", "label")}
 
 
+def _starts(name: str) -> str:
+    strategy = STRATEGIES[_known(name)]
+    if strategy.needs_model and (strategy.kind != "setwise" or strategy.signals != ("embeddings",)):
+        others = sorted(n for n, s in STRATEGIES.items() if s.kind == "setwise" and s.signals == ("embeddings",))
+        raise wrong(f"{name} needs a model, and nothing is labelled yet; expected random, {', '.join(others)}")
+    return strategy.name
+
+
+class StartSpec(Spec):
+    """How the first rows are chosen, before there is a label."""
+
+    name: Annotated[str, AfterValidator(_starts)] = "random"
+    candidates: Size | None = Field(None, description="choose among so many random rows; left out: among all")
+    encoder: Annotated[SerializeAsAny[LearnerSpec], BeforeValidator(_encoder)] | None = Field(
+        None, description="whose features tell who is near (kind: embedding); null: the proxy's, if it is one"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _as_name(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return self.name if self.candidates is None and self.encoder is None else handler(self)
+
+    @model_validator(mode="after")
+    def _fits(self) -> StartSpec:
+        if self.name == "random" and (self.candidates is not None or self.encoder is not None):
+            raise wrong("random looks at no features; remove candidates and encoder, or name another strategy")
+        if self.encoder is not None:
+            _check_frozen(self.encoder)
+        return self
+
+    @property
+    def strategy(self) -> StrategySpec:
+        """Its name and candidates, as strategies of later rounds have them."""
+        return StrategySpec.model_validate({"name": self.name, "candidates": self.candidates})
+
+
 def as_spec(strategy: str | StrategySpec) -> StrategySpec:
     """A strategy without options from its name.
 
@@ -204,6 +250,18 @@ def as_spec(strategy: str | StrategySpec) -> StrategySpec:
         RecipeError: no strategy has this name; the message suggests the nearest.
     """
     return strategy if isinstance(strategy, StrategySpec) else StrategySpec.model_validate(get_strategy(strategy).name)
+
+
+def as_start(start: str | StartSpec) -> StartSpec:
+    """How a start set is chosen, from the name of a strategy.
+
+    Raises:
+        RecipeError: no strategy has this name, or it needs a model.
+    """
+    try:
+        return StartSpec.model_validate(start)
+    except ValidationError as error:
+        raise RecipeError(f"start: {error.errors()[0]['msg']}") from None
 
 
 def arm_name(strategy: StrategySpec, role: str) -> str:

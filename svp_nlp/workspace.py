@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,7 +34,6 @@ from svp_nlp.oracles.base import Oracle
 from svp_nlp.pool import Pool
 from svp_nlp.run import Run, Step, library_versions
 from svp_nlp.selection import Lineage, Selection
-from svp_nlp.store import SignalStore
 from svp_nlp.strategies import Picks, Strategy, select, top_k
 from svp_nlp.strategies.strata import stratified
 from svp_nlp.strategies.warm_up import warm_up
@@ -167,6 +166,12 @@ class RowsFile:
         return positions_R
 
 
+class Signals(Protocol):
+    """Named arrays [R, ...]; a SignalStore is such."""
+
+    def __getitem__(self, name: str) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Scored:
     """What a model said about the rows that a round looks at.
@@ -179,7 +184,7 @@ class Scored:
         carried: what the next round's reduction goes on from (`narrowing.py`).
     """
 
-    signals: SignalStore | None = None
+    signals: Signals | None = None
     rows: RowsFile | None = None
     seconds: float = 0.0
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -194,7 +199,7 @@ class Scored:
         """A score of all N rows; -inf where none was given."""
         assert self.signals is not None
         if self.rows is None:
-            return self.signals[name]
+            return np.asarray(self.signals[name])
         scores_N = np.full(num_rows, -np.inf, dtype=np.float32)
         scores_N[self.rows.positions_R] = self.signals[name]
         return scores_N
@@ -230,7 +235,7 @@ class Round:
     ranking_seconds: float = 0.0
 
     @property
-    def signals(self) -> SignalStore | None:
+    def signals(self) -> Signals | None:
         """What the model said, in the order of `scored.rows`."""
         return None if self.scored is None else self.scored.signals
 
@@ -270,6 +275,8 @@ def rank(
         inputs["asked"] = fingerprint_array(np.packbits(open_N))
     if strategy.options:
         inputs["options"] = strategy.options
+    if fitted is None and scored is not None:
+        inputs["scored"] = dict(scored.facts)  # by an encoder that nobody trained
 
     ranks = workspace.run.ranks
     together = ranks.world_size > 1 and strategy.strategy.over_ranks is not None
@@ -315,7 +322,7 @@ def _pick(
 ) -> Picks:
     """Positions in the pool, from signals that may be of a part of its rows."""
     strategy, pool, seed = spec.strategy, workspace.pool, workspace.seed
-    if budget == 0:  # of a start set that seeds fill
+    if budget == 0:  # a start set that seeds fill
         return Picks(np.empty(0, np.int64), None, strategy.name)
     rows: Any = slice(None) if scored is None else scored.cut
     signals = None if scored is None else scored.signals
