@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from svp_nlp.cli_hub import pull, push
+from svp_nlp.cli_label import label_app
 from svp_nlp.cli_reproduce import reproduce
 from svp_nlp.console import Format, FormatOption, VerboseOption, command, print_json, show
 from svp_nlp.errors import RecipeError
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(help="List the shipped recipes, or show one.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(label_app, name="label")
 app.command()(push)
 app.command()(pull)
 app.command()(reproduce)

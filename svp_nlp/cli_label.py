@@ -1,0 +1,33 @@
+"""`svp label ...`: what people who label do with a run; each command lies in a module of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svp_nlp.console import Format, FormatOption, VerboseOption, command, show
+
+label_app = typer.Typer(
+    help="Label what a run asks for: in the browser, in files, in Label Studio.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@label_app.command()
+def finish(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    output: FormatOption = Format.human,
+    verbose: VerboseOption = False,
+) -> None:
+    """Ask for no more rows: the next `svp run` takes the labels that there are, and trains the target."""
+    with command(output, verbose):
+        from svp_nlp.labeling.queue import LabelQueue
+
+        queue = LabelQueue.open(run_dir)
+        labelled = sum(queue.counts(request).labelled for request in queue.requests)
+        queue.request_finish({"labelled": labelled})
+        lines = [f"{labelled:,} rows are labelled; call the same `svp run` again: it trains on them and asks no more"]
+        show({"lines": lines, "run_dir": str(run_dir), "labelled": labelled}, output, quiet=str(labelled))

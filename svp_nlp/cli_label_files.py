@@ -1,0 +1,1 @@
+"""`svp label export` and `svp label import`: labels through files."""
