@@ -114,6 +114,16 @@ class HubRefused(HubError):
     exit_code = 2
 
 
+class LabelStudioError(SVPError):
+    """A Label Studio server failed or could not be reached; nothing that is here is lost."""
+
+
+class LabelStudioRefused(LabelStudioError):
+    """A Label Studio server cannot do what was asked: wrong address, token or project; the message says which."""
+
+    exit_code = 2
+
+
 class RemoteConflict(SVPError):
     """Somebody else changed the remote in between."""
 
