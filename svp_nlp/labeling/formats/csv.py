@@ -1,0 +1,156 @@
+"""CSV for spreadsheets: opened there, no cell is a formula, and what is read back is what was written."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+
+from svp_nlp.errors import LabelError
+from svp_nlp.labeling.formats.base import FileFormat
+from svp_nlp.labeling.table import COLUMNS, About, LabelRow, as_round
+
+HEADER = (*COLUMNS, "kind", "note", "suggestion")
+_DELIMITERS = (",", ";", "\t")
+_ESCAPE = "'"
+# What begins a formula; the wide ones do so where Excel speaks Japanese or Chinese (OWASP, CSV injection).
+_ESCAPED = frozenset("=+-@\t\r\n" + "\uff1d\uff0b\uff0d\uff20" + _ESCAPE)
+# Ids of which a spreadsheet makes other ones: 007, 12345678901234567, 1e5, 3-4, TRUE.
+_NUMBER_LIKE = re.compile(r"[\d.,:/+\-%\s]*(?:[eE][\d+\-]*)?|true|false", re.IGNORECASE)
+_LONGEST_CELL = 2**31 - 1
+
+
+def escape(cell: str) -> str:
+    """The cell with an apostrophe before it where a spreadsheet would take it for a formula; see `unescape`."""
+    return _ESCAPE + cell if cell and cell[0] in _ESCAPED else cell
+
+
+def unescape(cell: str) -> str:
+    """The inverse of `escape`; the apostrophe of a word such as 'tis stays."""
+    return cell[1:] if len(cell) > 1 and cell[0] == _ESCAPE and cell[1] in _ESCAPED else cell
+
+
+def escape_id(cell: str) -> str:
+    """As `escape`, also where a spreadsheet would take the cell for a number or a date."""
+    return _ESCAPE + cell if cell and _NUMBER_LIKE.fullmatch(cell) else escape(cell)
+
+
+def unescape_id(cell: str) -> str:
+    """The inverse of `escape_id`."""
+    if len(cell) > 1 and cell[0] == _ESCAPE and _NUMBER_LIKE.fullmatch(cell[1:]):
+        return cell[1:]
+    return unescape(cell)
+
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def read_cells(text: str) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """The column names of a CSV text in lower case, and its rows with the line on which each ends.
+
+    The delimiter is the one that gives most column names that we know. Short rows lack what is right of them.
+
+    Raises:
+        LabelError: a column stands twice; while iterating: a row has too many cells, or quotes do not close.
+    """
+    header = max((_header(text, mark) for mark in _DELIMITERS), key=lambda names: len({*names} & {*HEADER}))
+    delimiter = max(_DELIMITERS, key=lambda mark: len({*_header(text, mark)} & {*HEADER}))
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+        raise LabelError(f"the columns {', '.join(twice)} stand twice; rename or remove one of each")
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        with _long_cells():
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+            try:
+                next(reader)
+                for cells in reader:
+                    if any(cell.strip() for cell in cells[len(header) :]):
+                        raise LabelError(
+                            f"line {reader.line_num:,} has {len(cells):,} cells, the header {len(header):,}; put "
+                            "texts with commas into quotes"
+                        )
+                    if any(cells):
+                        yield reader.line_num, dict(zip(header, cells, strict=False))
+            except csv.Error as error:
+                raise LabelError(f"line {reader.line_num:,} is no CSV ({error}); expected closed quotes") from None
+
+    return header, rows()
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    with _long_cells():
+        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+    return [name.strip().lower() for name in names]
+
+
+def sniff(text: str) -> bool:
+    return not text.lstrip().startswith(("{", "["))
+
+
+def parse(text: str) -> list[LabelRow]:
+    """Rows of a text.
+
+    Raises:
+        LabelError: it has other columns, or is no CSV.
+    """
+    header, cells = read_cells(text)
+    if not {"svp_id", "text"} & {*header} or not {"label", "kind"} & {*header}:
+        shown = ", ".join(header[:12])[:200]
+        raise LabelError(f"the columns are {shown}; expected svp_id or text, and label")
+    rows = []
+    for line, values in cells:
+
+        def cell(name: str, values: dict[str, str] = values) -> str:
+            return unescape(values.get(name, ""))
+
+        rows.append(
+            LabelRow(
+                svp_id=unescape_id(values.get("svp_id", "")),
+                text=cell("text"),
+                label=cell("label"),
+                annotator=cell("annotator"),
+                timestamp=cell("timestamp"),
+                source=cell("source"),
+                round=as_round(values.get("round")),
+                kind=cell("kind"),
+                note=cell("note"),
+                image=cell("image"),
+                at=f"line {line}",
+            )
+        )
+    return rows
+
+
+def render(rows: Sequence[LabelRow], about: About) -> str:
+    """The text of rows; images by the path of their file, in a column of that name."""
+    has_images = any(row.image for row in rows)
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow(["image" if has_images and name == "text" else name for name in HEADER])
+    writer.writerows(
+        [
+            escape_id(row.svp_id),
+            escape(row.image if has_images else row.text),
+            escape(row.label),
+            escape(row.annotator),
+            escape(row.timestamp),
+            escape(row.source),
+            "" if row.round is None else row.round,
+            row.kind,
+            escape(row.note),
+            escape(row.suggestions[0][0]) if row.suggestions else "",
+        ]
+        for row in rows
+    )
+    return file.getvalue()
+
+
+CSV = FileFormat("csv", "CSV for spreadsheets", ".csv", sniff, parse, render, has_bom=True)
