@@ -18,6 +18,7 @@ import typer
 
 from svp_nlp.cli_hub import pull, push
 from svp_nlp.cli_label import label_app
+from svp_nlp.cli_predict import predict
 from svp_nlp.cli_reproduce import reproduce
 from svp_nlp.console import Format, FormatOption, VerboseOption, command, print_json, show
 from svp_nlp.errors import RecipeError
@@ -37,6 +38,7 @@ app.add_typer(label_app, name="label")
 app.command()(push)
 app.command()(pull)
 app.command()(reproduce)
+app.command()(predict)
 
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
@@ -181,6 +183,22 @@ def _status_lines(run_dir: Path, found: Mapping[str, Any]) -> list[str]:
         rows: Sequence[Mapping[str, Any]] = found.get(key) or ()
         if rows:
             lines += ["", title, *_table(rows)]
+    return lines + _people_lines(run_dir, found.get("people"))
+
+
+def _people_lines(run_dir: Path, people: Mapping[str, Any] | None) -> list[str]:
+    if people is None:
+        return []
+    lines = ["", "labelled by people", *_table(people["requests"])]
+    if people["annotators"]:
+        lines += ["", "annotators", *_table(people["annotators"])]
+    lines += ["", f"{people['labelled']:,} of {people['planned']:,} rows are labelled"]
+    if people["seconds_left"]:
+        from svp_nlp.report_format import duration
+
+        lines[-1] += f"; at this pace the others take one person {duration(people['seconds_left'])}"
+    if people["open"]:
+        lines.append(f"{people['open']:,} rows wait for an answer: svp label serve {run_dir}")
     return lines
 
 

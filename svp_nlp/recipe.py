@@ -186,7 +186,7 @@ class Recipe(Spec):
         None, description=f"size of the random start set of active learning; left out: {_DEFAULT_INITIAL}"
     )
     start: StartSpec = Field(
-        StartSpec(),
+        StartSpec.model_validate("random"),
         description="how the start set is chosen: random, or a strategy that needs no label: typiclust, "
         "greedy_k_centers, {name: typiclust, candidates: 20000, encoder: {kind: embedding}}",
     )

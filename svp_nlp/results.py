@@ -11,6 +11,8 @@ import filelock
 
 from svp_nlp.errors import RecipeError, RunError
 from svp_nlp.files import read_json, write_json
+from svp_nlp.labeling.progress import progress
+from svp_nlp.labeling.queue import LabelQueue, is_asking
 from svp_nlp.run import LOCK_FILE, RECIPE_FILE, STEP_FILE
 
 RESULTS_FILE = "results.json"
@@ -42,8 +44,9 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
     """How far a run is.
 
     Returns:
-        `state` (done, running, interrupted; workspace: made from Python), `rounds` (seed, arm, round, strategy,
-        labeled_size, picked, fingerprint of the selection), `targets` (seed, arm, labeled_size, metrics).
+        `state` (done, running, waiting for people, interrupted; workspace: made from Python), `rounds` (seed, arm,
+        round, strategy, labeled_size, picked, fingerprint of the selection), `targets` (seed, arm, labeled_size,
+        metrics), and `people` where they label: see `labeling.progress`.
     Raises:
         RecipeError: not a run directory.
     """
@@ -73,7 +76,11 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
         state = "workspace"  # made from Python: only its owner knows what is still to come
     else:
         state = "done" if is_finished(run_dir) else "running" if _is_locked(run_dir) else "interrupted"
-    return {"run_dir": str(run_dir), "state": state, "rounds": rounds, "targets": targets}
+    people = progress(LabelQueue.open(run_dir)) if is_asking(run_dir) else None
+    if people is not None and people["open"] and state == "interrupted":
+        state = "waiting"
+    found = {"run_dir": str(run_dir), "state": state, "rounds": rounds, "targets": targets}
+    return found if people is None else {**found, "people": people}
 
 
 def is_finished(run_dir: Path) -> bool:

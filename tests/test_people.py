@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 from small_run import outcome, small_recipe
 from toy import CLASS_NAMES, toy_rows, write_toy
+from typer.testing import CliRunner
 
+from svp_nlp.cli import app
 from svp_nlp.errors import LabelError, RecipeError, WaitingForLabels
 from svp_nlp.experiment import run_recipe
+from svp_nlp.hub.models import find_model
+from svp_nlp.hub.source import find_source, open_source
 from svp_nlp.labeling.answers import Answer
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labels import LabelSet
+from svp_nlp.results import run_status
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +219,46 @@ def test_answers_that_cannot_be_are_refused_together_and_nothing_is_written(toy,
     with pytest.raises(LabelError, match=rf"'{CLASS_NAMES[0]}x' \(did you mean '{CLASS_NAMES[0]}'"):
         queue.add([answer(rows[0], CLASS_NAMES[0]), answer(rows[1], f"{CLASS_NAMES[0]}x")])
     assert not queue.journal.path.exists() or not queue.journal.path.read_bytes()
+
+
+def test_the_status_tells_who_waits_for_whom_and_the_pace_is_one_person_s_work(toy, tmp_path):
+    with pytest.raises(WaitingForLabels):
+        run(people_recipe(toy), tmp_path / "run")
+    status = run_status(tmp_path / "run")
+    assert status["state"] == "waiting" and status["people"]["open"] == 20
+    assert status["people"]["seconds_left"] is None
+    queue, rows = open_rows(tmp_path / "run")
+    # Three seconds each, a night, a clock that is set back, and a tool with times of its own.
+    times = ["2026-01-01T20:00:00Z", "2026-01-01T20:00:03Z", "2026-01-02T08:00:00+00:00", "2026-01-01T07:00:00", "noon"]
+    given = [(row, time) for row, time in zip(rows, times, strict=False)]
+    queue.add([Answer(row.id, "label", TRUTH[row.text], "ann", time, "page") for row, time in given])
+    queue.add([answer(rows[5], kind="skip", annotator="ben")])
+    people = run_status(tmp_path / "run")["people"]
+    assert people["requests"] == [
+        {"round": 0, "part": "train", "requested": 20, "labelled": 5, "skipped": 1, "flagged": 0, "conflicts": 0,
+         "open": 14}
+    ]  # fmt: skip
+    assert people["annotators"] == [
+        {"name": "ann", "answers": 5, "seconds_per_answer": 3.0},
+        {"name": "ben", "answers": 1, "seconds_per_answer": None},
+    ]
+    assert people["planned"] == 60 and people["seconds_left"] == 3.0 * 55
+    shown = CliRunner().invoke(app, ["status", str(tmp_path / "run")])
+    assert "waiting" in shown.output and "14 rows wait for an answer: svp label serve" in shown.output
+
+
+def test_what_people_have_labelled_becomes_a_version_also_where_rows_came_late_or_were_skipped(toy, tmp_path):
+    def some(queue, rows):
+        queue.add([answer(row, kind="skip") for row in rows[:2]])
+        label_all(queue, rows[2:])
+
+    play(people_recipe(toy), tmp_path / "run", label=some)
+    source = find_source(tmp_path / "run")
+    rows, selection = open_source(source)
+    assert len(rows) == 58  # 18, then 22 - 2, then 22 - 2
+    assert rows.labels.positions_L[-len(selection) :].tolist() == selection.positions_K.tolist()
+    names = dict(zip(rows.labels.table["position"].to_pylist(), rows.labels.table["label"].to_pylist(), strict=True))
+    texts = rows.pool.take(rows.labels.positions_L).column(0).to_pylist()
+    assert [names[p] for p in rows.labels.positions_L.tolist()] == [TRUTH[text] for text in texts]
+    model = find_model(source, role="target")
+    assert model.labeled_size == len(rows)

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +28,7 @@ from svp_nlp.hub.document import reading
 from svp_nlp.hub.pull import NotOurs, Version, fetch
 from svp_nlp.hub.push import Bundle
 from svp_nlp.hub.selections import DEFAULT_CONFIG, source_card
-from svp_nlp.hub.source import Source, find_source, pool_of, shareable
+from svp_nlp.hub.source import Source, find_source, given_labels, is_by_people, pool_of, shareable
 from svp_nlp.models.base import CONFIG_FILE
 from svp_nlp.results import RESULTS_FILE
 from svp_nlp.run import STEP_FILE, now
@@ -117,7 +117,7 @@ def model_bundle(
         ModelError: a file of it was changed since, or it brings its own code.
     """
     source = find_source(run_dir, arm=arm, seed=seed, round=round)
-    model = _find(source, role=role, round=round, any_place=arm is None)
+    model = find_model(source, role=role, round=round, any_place=arm is None)
     with tempfile.TemporaryDirectory(prefix="svp_nlp-push-") as name:
         files = _files(model, Path(name))
         entry = _entry(source, model, role=role)
@@ -135,7 +135,16 @@ def model_bundle(
         )
 
 
-def _find(source: Source, *, role: Role, round: int | None, any_place: bool) -> StoredModel:
+def find_model(source: Source, *, role: Role, round: int | None = None, any_place: bool = True) -> StoredModel:
+    """The model of a run that fills a role.
+
+    Args:
+        source: `find_source` of the run.
+        role, round: see `model_bundle`.
+        any_place: where the arm has no target, one from elsewhere will do.
+    Raises:
+        HubRefused: there is none; says what there is.
+    """
     stored = stored_models(seed_directory(source))
     where = f"{source.run_dir}, seed {source.seed}, {source.arm}"
     selections = [Selection.load(path) for path in source.selections]
@@ -151,11 +160,9 @@ def _find(source: Source, *, role: Role, round: int | None, any_place: bool) -> 
         sizes = ", ".join(f"{size:,}" for size in sorted({m.labeled_size for m in found}))
         missing = f"targets are there on {sizes} labels" if sizes else "no target was trained there"
         if round is not None:
-            found = [m for m in found if m.labeled_size == selections[-1].lineage.labeled_size]
+            found = [m for m in found if m.labeled_size == _labeled_size(source.recipe, source.selections)]
     if not found:
-        raise HubRefused(
-            f"{where}: there is no {role} to push ({missing}); name another arm (--arm) or round (--round)"
-        )
+        raise HubRefused(f"{where}: there is no {role} ({missing}); name another arm (--arm) or round (--round)")
     return max(found, key=lambda m: (m.labeled_size, m.step["finished"]))
 
 
@@ -275,12 +282,21 @@ def _entry(source: Source, model: StoredModel, *, role: Role) -> dict[str, Any]:
 def _chosen_rows(source: Source, model: StoredModel) -> Selection | None:
     """The selection that completed the rows that a model was trained on; None: it was trained on all there are."""
     seed_dir = seed_directory(source)
+    before: list[Path] = []
     for path in [seed_dir / START, *sorted((seed_dir / source.arm).glob("*"))]:
         if (path / "selection" / STEP_FILE).exists():
-            selection = Selection.load(path / "selection")
-            if selection.lineage.labeled_size == model.labeled_size and model.place != FULL:
-                return selection
+            before.append(path / "selection")
+            if model.place != FULL and _labeled_size(source.recipe, before) == model.labeled_size:
+                return Selection.load(before[-1])
     return None
+
+
+def _labeled_size(recipe: Mapping[str, Any], selections: Sequence[Path]) -> int:
+    """Labelled rows after the last of these selections of a run; -1: people have not returned it yet."""
+    if not is_by_people(recipe):
+        return Selection.load(selections[-1]).lineage.labeled_size
+    is_closed = (selections[-1].parent / "labels" / STEP_FILE).exists()
+    return len(given_labels(selections)) if is_closed else -1
 
 
 def _metrics(model: StoredModel) -> dict[str, float] | None:

@@ -6,10 +6,13 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from svp_nlp.columns import LabelColumn, closest
 from svp_nlp.errors import HubRefused, LineageError, PoolError, scrub
@@ -27,6 +30,7 @@ from svp_nlp.strategy_spec import StrategySpec
 _DATA_FILE = "selection.parquet"
 _SEED = re.compile(r"seed-(\d+)")
 _ROUND = re.compile(r"(?:round|keep)-(\d+)")  # whatever else lies beside them, such as copies, is not the run's
+_LABELS_FILE = "labels.parquet"
 PART = "part"  # among the facts of a pool: its rows are a part of those at its path, drawn at random
 _PATHS = frozenset({"path", "model_name_or_path", "name_or_path", "_name_or_path"})
 
@@ -184,19 +188,47 @@ def open_source(source: Source, *, pool: Pool | None = None) -> tuple[SelectedRo
     label_column = recipe.get("label_column") or recipe.get("pool", {}).get("label_column")
     if label_column is None:
         return bare_rows(last, pool), last
-    oracle, labels = recipe.get("oracle", {}), LabelSet.empty()
-    column = None if oracle.get("kind") == "files" else read_labels(pool, label_column)
-    for path, selection in zip(source.selections, selections, strict=True):
-        labels = labels.updated(_labels(path, selection, recipe, column, pool))
-    names = column.class_names if column is not None else labels.classes_after(tuple(oracle["labels"]))
+    if is_by_people(recipe):
+        labels, last = _with_last_at_end(given_labels(source.selections), last)
+        names = labels.classes_after(tuple(recipe["oracle"]["labels"]))
+    else:
+        column, labels = read_labels(pool, label_column), LabelSet.empty()
+        for path, selection in zip(source.selections, selections, strict=True):
+            labels = labels.updated(_labels(path, selection, recipe, column, pool))
+        names = column.class_names
     return SelectedRows(pool, labels, scores_at(labels.positions_L, selections), names, label_column), last
 
 
-def _labels(
-    path: Path, selection: Selection, recipe: dict[str, Any], column: LabelColumn | None, pool: Pool
-) -> LabelSet:
-    file = path.parent / "labels" / "labels.parquet"
-    if file.exists() or column is None:
+def is_by_people(recipe: Mapping[str, Any]) -> bool:
+    """Whether the labels of a run came from people, who answer late, in part, or again."""
+    return bool(recipe.get("oracle", {}).get("kind") == "files")
+
+
+def given_labels(selections: Sequence[Path]) -> LabelSet:
+    """What people had said when the last of these selections of a run was closed."""
+    labels = LabelSet.empty()
+    for path in selections:
+        labels = labels.updated(LabelSet.load(path.parent / "labels" / _LABELS_FILE))
+    return labels
+
+
+def _with_last_at_end(labels: LabelSet, last: Selection) -> tuple[LabelSet, Selection]:
+    """The labels with those of the last selection at their end, in its order, and what of it has a label."""
+    labelled_K = np.isin(last.positions_K, labels.positions_L)
+    kept = pa.array(np.flatnonzero(labelled_K))
+    part = dataclasses.replace(
+        last,
+        positions_K=last.positions_K[labelled_K],
+        ids_K=last.ids_K.take(kept),
+        scores_K=None if last.scores_K is None else last.scores_K[labelled_K],
+    )
+    others = LabelSet(labels.table.filter(~np.isin(labels.positions_L, part.positions_K)))
+    return others.updated(labels.of_positions(part.positions_K)), part
+
+
+def _labels(path: Path, selection: Selection, recipe: dict[str, Any], column: LabelColumn, pool: Pool) -> LabelSet:
+    file = path.parent / "labels" / _LABELS_FILE
+    if file.exists():
         return LabelSet.load(file)
     # A core-set keeps no labels: they were all there from the start.
     noise = float(recipe.get("noise", recipe.get("oracle", {}).get("noise", 0.0)))
@@ -205,8 +237,6 @@ def _labels(
 
 def bare_rows(selection: Selection, pool: Pool) -> SelectedRows:
     """A selection without labels."""
-    import pyarrow as pa
-
     nothing = pa.nulls(len(selection), pa.string())
     unlabelled = LabelSet.of(selection.positions_K, selection.ids_K, nothing, round=selection.lineage.round, source="")
     table = unlabelled.table.set_column(4, "source", nothing)

@@ -66,6 +66,11 @@ class Counts:
         return self.labelled + self.skipped + self.flagged
 
 
+def is_asking(run_dir: Path) -> bool:
+    """Whether people label for this run."""
+    return (run_dir / DIRECTORY / _PROJECT_FILE).exists()
+
+
 class LabelQueue:
     """The labelling of a run, for all who read or write it; `refresh` takes in what others have written."""
 
@@ -91,7 +96,7 @@ class LabelQueue:
         """
         run_dir = Path(run_dir)
         path = run_dir / DIRECTORY / _PROJECT_FILE
-        if not path.exists():
+        if not is_asking(run_dir):
             what = "no rows were asked of people" if run_dir.is_dir() else "no such directory"
             raise RecipeError(
                 f"{run_dir}: {what}; expected the run directory of a recipe with `oracle: {{kind: files, ...}}` after "
