@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from svp_nlp.cli_label_studio import pull, push
 from svp_nlp.console import Format, FormatOption, VerboseOption, command, show
 
 label_app = typer.Typer(
@@ -14,6 +15,8 @@ label_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+label_app.command()(push)
+label_app.command()(pull)
 
 
 @label_app.command()
