@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from svp_nlp.errors import Interrupted, SVPError, is_told
+from svp_nlp.errors import Interrupted, SVPError, WaitingForLabels, is_told
 from svp_nlp.recipe_yaml import scrub
 
 
@@ -94,7 +94,7 @@ def _fail(error: BaseException, message: str, exit_code: int, output: Format, ve
     message = scrub(message)
     if verbose:
         typer.echo(scrub("".join(traceback.format_exception(error))), err=True)
-    word = "stopped" if exit_code == Interrupted.exit_code else "error"
+    word = {Interrupted.exit_code: "stopped", WaitingForLabels.exit_code: "waiting"}.get(exit_code, "error")
     typer.echo(f"{_rank_prefix()}{word}: {message}", err=True)
     if output is Format.json and not _rank_prefix():
         print_json({"error": message, "kind": type(error).__name__, "exit_code": exit_code})

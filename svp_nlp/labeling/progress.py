@@ -24,7 +24,7 @@ def progress(queue: LabelQueue) -> dict[str, Any]:
         wants in the end, its test set included), `seconds_per_answer`, and `seconds_left` of one person's work (None
         where nothing tells a pace).
     """
-    requests = []
+    requests: list[dict[str, Any]] = []
     for request in queue.requests:
         counts = queue.counts(request)
         requests.append(

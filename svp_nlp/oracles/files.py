@@ -204,8 +204,10 @@ def waiting(queue: LabelQueue, request: Request, counts: Counts, needed: int) ->
     of_what = "of the test set" if request.part == "test" else f"of round {request.round}"
     enough = "" if needed >= counts.requested else f" ({needed:,} are enough)"
     conflicts = f", {counts.conflicts:,} where annotators differ (svp label review {run})" if counts.conflicts else ""
+    others = sum(queue.counts(other).open for other in queue.requests if other.name != request.name)
+    beside = f"; {others:,} rows that were asked for before wait as well" if others else ""
     return (
-        f"waiting for people: {counts.returned:,} of {counts.requested:,} answers {of_what} have come in{enough}"
-        f"{conflicts}. Label in your browser: svp label serve {run}; or in files: svp label export {run} --to csv, "
-        f"svp label import {run} FILE. Then run the same command again"
+        f"{counts.returned:,} of {counts.requested:,} answers {of_what} have come in{enough}{conflicts}{beside}. Label in "
+        f"your browser: svp label serve {run}; or in files: svp label export {run} --to csv, svp label import {run} "
+        "FILE. Then run the same command again"
     )
