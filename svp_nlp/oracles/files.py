@@ -207,7 +207,7 @@ def waiting(queue: LabelQueue, request: Request, counts: Counts, needed: int) ->
     others = sum(queue.counts(other).open for other in queue.requests if other.name != request.name)
     beside = f"; {others:,} rows that were asked for before wait as well" if others else ""
     return (
-        f"{counts.returned:,} of {counts.requested:,} answers {of_what} have come in{enough}{conflicts}{beside}. Label in "
-        f"your browser: svp label serve {run}; or in files: svp label export {run} --to csv, svp label import {run} "
+        f"{counts.returned:,} of {counts.requested:,} answers {of_what} have come in{enough}{conflicts}{beside}. Label "
+        f"in your browser: svp label serve {run}; or in files: svp label export {run} --to csv, svp label import {run} "
         "FILE. Then run the same command again"
     )
