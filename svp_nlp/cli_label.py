@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from svp_nlp.cli_label_files import export, import_
 from svp_nlp.cli_label_studio import pull, push
 from svp_nlp.console import Format, FormatOption, VerboseOption, command, show
 
@@ -15,6 +16,8 @@ label_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+label_app.command()(export)
+label_app.command("import")(import_)
 label_app.command()(push)
 label_app.command()(pull)
 

@@ -76,5 +76,5 @@ def one_label(value: Any) -> tuple[str, str]:
     if not isinstance(value, list):
         return as_text(value), ""
     if len(value) > 1:
-        return "", f"has {len(value):,} labels ({', '.join(map(as_text, value[:5]))}); expected one"
+        return "", f"hold {len(value):,} labels; expected one"
     return (as_text(value[0]) if value else ""), ""

@@ -18,12 +18,15 @@ from svp_nlp.labeling.formats.csv import read_cells
 from svp_nlp.labeling.table import About, LabelRow, as_round, as_text, one_label
 
 CONTROL = "svp_label"
+NUMBERED = "label_studio:"  # before the number of an annotator whose name is not known
 _OWN_COLUMNS = {"annotation_id", "lead_time"}
 
 
-def origin_of(annotation: Any, updated: Any) -> str:
-    """What an answer is called there: `annotation@time`; one that was changed has another time."""
-    return f"{as_text(annotation)}@{as_text(updated)}" if as_text(annotation) else ""
+def origin_of(annotation: Any, created: Any, updated: Any) -> str:
+    """What an answer is called there: `annotation@created@updated`; the numbers of two servers may be the same."""
+    if not as_text(annotation):
+        return ""
+    return f"{as_text(annotation)}@{as_text(created)}@{as_text(updated) or as_text(created)}"
 
 
 def annotator_of(completed_by: Any) -> str:
@@ -31,7 +34,7 @@ def annotator_of(completed_by: Any) -> str:
     if isinstance(completed_by, Mapping):
         completed_by = completed_by.get("email") or completed_by.get("id")
     name = as_text(completed_by)
-    return f"label_studio:{name}" if name.isdigit() else name
+    return f"{NUMBERED}{name}" if name.isdigit() else name
 
 
 def rows_of_task(task: Mapping[str, Any], *, at: str = "") -> list[LabelRow]:
@@ -56,7 +59,7 @@ def rows_of_task(task: Mapping[str, Any], *, at: str = "") -> list[LabelRow]:
                 kind="skip" if annotation.get("was_cancelled") else "",
                 annotator=annotator_of(annotation.get("completed_by")),
                 timestamp=as_text(updated),
-                origin=origin_of(annotation.get("id"), updated),
+                origin=origin_of(annotation.get("id"), annotation.get("created_at"), updated),
                 problem=problem,
             )
         )
@@ -144,7 +147,7 @@ def _row_of_min(values: Mapping[str, Any], *, at: str) -> LabelRow:
         annotator=annotator_of(values.get("annotator")),
         timestamp=as_text(updated),
         round=as_round(values.get("svp_round")),
-        origin=origin_of(values.get("annotation_id"), updated),
+        origin=origin_of(values.get("annotation_id"), values.get("created_at"), updated),
         at=at,
         problem=problem,
     )
