@@ -9,6 +9,8 @@ import typer
 
 from svp_nlp.cli_label_files import export, import_
 from svp_nlp.cli_label_studio import pull, push
+from svp_nlp.cli_review import decide, review
+from svp_nlp.cli_serve import serve
 from svp_nlp.console import Format, FormatOption, VerboseOption, command, show
 
 label_app = typer.Typer(
@@ -20,6 +22,9 @@ label_app.command()(export)
 label_app.command("import")(import_)
 label_app.command()(push)
 label_app.command()(pull)
+label_app.command()(review)
+label_app.command()(decide)
+label_app.command()(serve)
 
 
 @label_app.command()
