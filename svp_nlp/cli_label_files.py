@@ -169,7 +169,7 @@ def _lines(report: dict[str, Any], path: Path) -> list[str]:
 
 
 def _next(run_dir: Path, open_: int, conflicts: int) -> str:
-    conflicting = f"{conflicts:,} rows have annotators who differ: svp label review {run_dir}"
+    conflicting = f"annotators differ on {conflicts:,}: svp label review {run_dir}"
     if open_:
-        return f"{open_:,} rows are open still" + (f"; {conflicting}" if conflicts else "")
+        return f"still open: {open_:,}" + (f"; {conflicting}" if conflicts else "")
     return conflicting if conflicts else "all rows are answered: call the same `svp run` again"

@@ -9,7 +9,8 @@ from typing import Literal
 from svp_nlp.errors import RecipeError
 from svp_nlp.files import write_bytes
 from svp_nlp.labeling.answers import Answer
-from svp_nlp.labeling.formats import FileFormat, write_rows
+from svp_nlp.labeling.formats import write_rows
+from svp_nlp.labeling.formats.base import FileFormat
 from svp_nlp.labeling.queue import DIRECTORY, LabelQueue
 from svp_nlp.labeling.requests import Part, Request, Row
 from svp_nlp.labeling.resolve import RowAnswers
@@ -91,15 +92,15 @@ def export_file(
     """Write rows to a file.
 
     Args:
-        path: None: here, under the name of the run, what `stem` says, and the suffix of the format.
+        path: None: here, under the name of the run, what `stem` says, and the format.
         bom: see `write_rows`.
     Returns:
         Where it was written.
     Raises:
         RecipeError: the file is there already, or cannot be written.
     """
-    name = queue.run_dir.resolve().name
-    path = path or Path(f"{name}-{stem}-{format.name}{format.suffix}")
+    name = f"{queue.run_dir.resolve().name}-{stem}"
+    path = path or Path(name + ("" if format.suffix == f".{format.name}" else f"-{format.name}") + format.suffix)
     if path.is_dir():
         raise RecipeError(f"{path} is a directory; expected the name of a file")
     if path.exists() and not overwrite:
