@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from svp_nlp.arrays import FloatNC, FloatND, IntK, fingerprint_array, fingerprint_json
 from svp_nlp.errors import Interrupted, ModelError
 from svp_nlp.files import sha256_file
+from svp_nlp.models.class_weights import DESCRIPTION, ClassWeights
 from svp_nlp.pool import IMAGE, Pool
 from svp_nlp.pool import TEXT as TEXT
 from svp_nlp.pool_images import hash_images, read_image
@@ -80,6 +81,7 @@ class TrainingSpec(Spec):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: ClassWeights = Field(default="none", description=DESCRIPTION)
     global_batch_size: Annotated[int, Field(ge=1)] = 128
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = Field(
         default=1, description="a global batch is computed in this many parts: same result, less memory"

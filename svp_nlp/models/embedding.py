@@ -32,6 +32,7 @@ from svp_nlp.models.base import (
     read_config,
     write_config,
 )
+from svp_nlp.models.class_weights import DESCRIPTION, ClassWeights
 from svp_nlp.models.encoders import EncoderOptions, EncoderPredictor
 from svp_nlp.models.finetuning import FineTuningSpec
 from svp_nlp.models.heads import HeadTrainingSpec
@@ -75,6 +76,9 @@ class EmbeddingSpec(PretrainedSpec):
     C: Annotated[float, Field(gt=0)] = Field(
         default=1.0, description="linear: inverse of the L2 penalty, for centred features of norm 1 on average"
     )
+    class_weights: ClassWeights = Field(
+        default="none", description=f"linear: {DESCRIPTION}; mlp: head_training.class_weights"
+    )
     hidden_size: Annotated[int, Field(ge=1)] = Field(default=128, description="mlp: units of its one hidden layer")
     head_training: HeadTrainingSpec = Field(default_factory=HeadTrainingSpec, description="mlp: how it is trained")
     refresh: RefreshSpec | None = Field(default=None, description="fine-tune the encoder once; null: never")
@@ -86,7 +90,7 @@ class EmbeddingSpec(PretrainedSpec):
     @model_validator(mode="after")
     def _options_of_the_head(self) -> EmbeddingSpec:
         # A value that is the default is no clash: a dump holds all values and must be readable again.
-        others = ("hidden_size", "head_training") if self.head == "linear" else ("C",)
+        others = ("hidden_size", "head_training") if self.head == "linear" else ("C", "class_weights")
         fields = type(self).model_fields
         given = [name for name in others if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
         if given:
@@ -225,8 +229,9 @@ class EmbeddingLearner:
         report: dict[str, Any] = {} if isinstance(encoder, Path) else {"encoder": encoder.report}
         if self.spec.head == "linear":
             head = heads.fit_linear(
-                features_LD, train.labels_L, num_classes=len(train.class_names), inverse_penalty=self.spec.C
-            )
+                features_LD, train.labels_L, num_classes=len(train.class_names), inverse_penalty=self.spec.C,
+                weights=self.spec.class_weights,
+            )  # fmt: skip
         else:
             head, trained = heads.fit_mlp(
                 features_LD, train, hidden_size=self.spec.hidden_size, spec=self.spec.head_training, seed=seed,

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -32,6 +32,7 @@ from svp_nlp.models.base import (
     read_config,
     write_config,
 )
+from svp_nlp.models.class_weights import DESCRIPTION, ClassWeights, class_weights
 from svp_nlp.models.normalize import Normalization
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -61,6 +62,13 @@ class FastTextSpec(LearnerSpec):
         default="svp",
         description="svp: lower-case ASCII and set off punctuation as the paper's scripts do; none: leave texts",
     )
+    class_weights: ClassWeights = Field(default="none", description=f"native: {DESCRIPTION}")
+
+    @model_validator(mode="after")
+    def _weighs_natively(self) -> FastTextSpec:
+        if self.engine == "fasttext" and self.class_weights != "none":
+            raise ValueError("class_weights: the official package knows none; use engine native, or leave it out")
+        return self
 
 
 def resolve(spec: FastTextSpec, labeled_size: int, num_classes: int) -> tuple[float, int]:
@@ -180,6 +188,7 @@ class FastTextLearner:
             epochs=epochs,
             seed=seed,
             normalize=spec.normalize,
+            weights_C=class_weights(train.labels_L, spec.class_weights, num_classes=len(train.class_names)),
             on_epoch=on_epoch,
         )
         report = {

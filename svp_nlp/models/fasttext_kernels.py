@@ -347,23 +347,24 @@ def score(
 
 @jit
 def train(
-    ends: Any, ids: Any, labels_L: Any, order: Any, input_RD: Any, output_CD: Any, rate: float, done: int, total: int
-) -> float:
-    """One step of SGD for each text in `order`, at rate (1 - done/total); returns the summed loss.
+    ends: Any, ids: Any, labels_L: Any, order: Any, weights_C: Any, input_RD: Any, output_CD: Any, rate: float,
+    done: int, total: int,
+) -> float:  # fmt: skip
+    """One step of SGD for each text in `order`, at weight x rate (1 - done/total); returns the summed, weighted loss.
 
     Sequential on purpose: Hogwild threads gain nothing here (they share the few rows of the output matrix) and
     would make the result depend on chance.
     """
     classes, width = output_CD.shape
-    hidden_D = np.empty(width, np.float32)
-    gradient_D = np.empty(width, np.float32)
+    hidden_D, gradient_D = np.empty(width, np.float32), np.empty(width, np.float32)
     probs_C = np.empty(classes, np.float32)
     loss = 0.0
     for q in range(len(order)):
         r = order[q]
+        label = labels_L[r]
         start = ends[r - 1] if r > 0 else 0
         count = ends[r] - start
-        rate_now = np.float32(rate * (1.0 - (done + q) / total))
+        rate_now = weights_C[label] * np.float32(rate * (1.0 - (done + q) / total))
         if q + 1 < len(order):
             ahead = order[q + 1]
             for p in range(ends[ahead - 1] if ahead > 0 else 0, ends[ahead]):
@@ -374,9 +375,8 @@ def train(
         for k in range(width):
             hidden_D[k] *= scale
         _softmax(output_CD, hidden_D, probs_C)
-        label = labels_L[r]
         # As fastText: a probability of exactly 0 costs log(1e-5), not infinity. NaN stays NaN.
-        loss -= np.log(probs_C[label] + 1e-5)
+        loss -= weights_C[label] * np.log(probs_C[label] + 1e-5)
         for c in range(classes):
             step = rate_now * (np.float32(c == label) - probs_C[c])
             for k in range(width):

@@ -262,12 +262,14 @@ def train(
     epochs: int,
     seed: int,
     normalize: Normalization,
+    weights_C: npt.NDArray[np.float64] | None = None,
     on_epoch: Callable[[int, float], None],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Fit by SGD, one text at a time, in an order drawn anew for each epoch; the rate falls linearly to 0.
 
     Args:
         num_ids: upper bound of the ids of all texts, from `find_features`.
+        weights_C: how much a text of each class counts; None: all the same.
         on_epoch: gets the epochs done (0 before the first) and the mean loss of the last; may raise to stop.
     Returns:
         input_RD and output_CD, float32.
@@ -279,6 +281,8 @@ def train(
     input_RD = np.empty((features.num_rows, dim), dtype=np.float32)
     kernels.fill_uniform(input_RD, keyed_hash([0], seed, "fasttext-weights")[0], 1.0 / dim)
     output_CD = np.zeros((num_classes, dim), dtype=np.float32)
+    ones_C = np.ones(num_classes, dtype=np.float32)
+    scales_C = ones_C if weights_C is None else weights_C.astype(np.float32)
     in_memory = num_ids <= _IDS_IN_MEMORY
     if in_memory:
         ends, ids = ids_of(texts, features, num_ids, normalize)
@@ -294,7 +298,7 @@ def train(
                 ends, ids = ids_of(taken, features, _most_ids(taken, features.word_ngrams), normalize)
                 rows, labels = np.arange(len(part)), labels_L[part]
             loss += kernels.train(
-                ends, ids, labels, rows, input_RD, output_CD, learning_rate, done + start, epochs * size
+                ends, ids, labels, rows, scales_C, input_RD, output_CD, learning_rate, done + start, epochs * size
             )
         if not math.isfinite(loss):
             raise TrainingError(

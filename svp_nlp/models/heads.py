@@ -26,6 +26,7 @@ from svp_nlp.arrays import FloatNC, FloatND, IntK, IntN
 from svp_nlp.errors import ModelError
 from svp_nlp.models import training
 from svp_nlp.models.base import FitContext, Labeled, TrainingSpec
+from svp_nlp.models.class_weights import ClassWeights, class_weights
 
 log = logging.getLogger(__name__)
 _MAX_ITERATIONS = 1_000  # lbfgs took 20 to 80 on 100 to 10,000 rows of MiniLM features
@@ -108,7 +109,9 @@ def read_head(path: Path, *, num_classes: int) -> Head:
     return head
 
 
-def fit_linear(features_LD: FloatND, labels_L: IntN, *, num_classes: int, inverse_penalty: float) -> Head:
+def fit_linear(
+    features_LD: FloatND, labels_L: IntN, *, num_classes: int, inverse_penalty: float, weights: ClassWeights = "none"
+) -> Head:
     """Logistic regression (multinomial, L2) on centred features of norm 1 on average, which the weights then undo.
 
     Standard scores of each column, the usual way, need a C that falls with L: at C = 1 they cost 2.5 points of
@@ -122,15 +125,18 @@ def fit_linear(features_LD: FloatND, labels_L: IntN, *, num_classes: int, invers
         labels_L: int64 in [0, num_classes); classes without a row get probability zero.
         num_classes: C.
         inverse_penalty: scikit-learn's C, > 0.
+        weights: of classes.
     """
     present_K, targets_L = np.unique(labels_L, return_inverse=True)
     if len(present_K) == 1:
         return _one_class(features_LD.shape[1], present_K, num_classes)
     mean_D, scale = _mean_and_norm(features_LD)
+    weights_C = class_weights(labels_L, weights, num_classes=num_classes)
+    weights_L = None if weights_C is None else weights_C[labels_L]
     model = LogisticRegression(C=inverse_penalty, max_iter=_MAX_ITERATIONS)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit((features_LD - mean_D) / scale, targets_L)
+        model.fit((features_LD - mean_D) / scale, targets_L, sample_weight=weights_L)
     if said:
         log.warning("the linear head did not converge in %d iterations; a smaller C helps", _MAX_ITERATIONS)
     weight_DC, bias_C = model.coef_.T, model.intercept_

@@ -83,6 +83,7 @@ class Fit:
     what: str
     identity: dict[str, Any]
     num_labels: int  # the largest label plus one
+    weights_C: Tensor | None  # of the labels, on the device of the training; None: all count the same
     rank: int  # of those that share this training, not of the launch
     processes: int  # 1: nothing below calls another process
     sharded: bool  # FSDP2: `model` holds parts, and `forward` talks to all processes in evaluation too
@@ -193,9 +194,7 @@ def take_step(fit: Fit, share: Share, *, rate: float) -> Tensor:
                         f"{fit.what}: labels go up to {fit.num_labels - 1}, the model has {logits_BC.shape[1]} classes"
                     )
                 labels_B = to_device({"labels": labels_B}, place)["labels"]
-                loss = share.weight * F.cross_entropy(
-                    logits_BC, labels_B, reduction="sum", label_smoothing=spec.label_smoothing
-                )
+                loss = share.weight * _summed_loss(fit, logits_BC, labels_B)
                 accelerator.backward(loss)
             with torch.no_grad():
                 hits = (logits_BC.argmax(1) == labels_B).sum()
@@ -208,6 +207,19 @@ def take_step(fit: Fit, share: Share, *, rate: float) -> Tensor:
         fit.optimizer.step()
         fit.optimizer.zero_grad()
     return measured
+
+
+def _summed_loss(fit: Fit, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """Cross-entropy of some rows, each times the weight of its class.
+
+    Not cross_entropy's own `weight`, whose label smoothing weighs the other classes too. Weights are 1 on average over
+    the training rows, so that a step divides by its rows alone, however they are shared out.
+    """
+    smoothing = fit.spec.label_smoothing
+    if fit.weights_C is None:
+        return F.cross_entropy(logits_BC, labels_B, reduction="sum", label_smoothing=smoothing)
+    losses_B = F.cross_entropy(logits_BC, labels_B, reduction="none", label_smoothing=smoothing)
+    return (fit.weights_C[labels_B] * losses_B).sum()
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from svp_nlp.models.base import (
     read_config,
     write_config,
 )
+from svp_nlp.models.class_weights import DESCRIPTION, ClassWeights
 from svp_nlp.models.normalize import Normalization
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -63,6 +64,7 @@ class TfidfSpec(LearnerSpec):
     C: Annotated[float, Field(gt=0)] = Field(
         default=10.0, description="of logistic_regression; smaller regularises more"
     )
+    class_weights: ClassWeights = Field(default="none", description=DESCRIPTION)
     temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         default="auto",
         description="class scores are divided by it before the softmax; auto: cross-validated on the labelled rows for "

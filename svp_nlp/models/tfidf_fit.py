@@ -18,6 +18,7 @@ import pyarrow as pa
 from svp_nlp.arrays import keyed_hash
 from svp_nlp.models import fasttext_native as native
 from svp_nlp.models.base import FitContext, Labeled
+from svp_nlp.models.class_weights import class_weights
 from svp_nlp.models.fasttext_kernels import EOS
 from svp_nlp.models.normalize import Normalization
 
@@ -99,21 +100,25 @@ def fit_classifier(
         # Two labelled rows of different classes are a start, not the regression that scikit-learn takes them for.
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
         fit = _complement_nb if spec.classifier == "complement_nb" else _logistic_regression
-        found_CW, found_C, report = fit(spec, matrix_LW, labels_L)
+        weights_C = class_weights(labels_L, spec.class_weights, num_classes=num_classes)
+        weights_L = None if weights_C is None else weights_C[labels_L]
+        found_CW, found_C, report = fit(spec, matrix_LW, labels_L, weights_L)
     coefficients_CW[classes] = found_CW - found_CW.mean(axis=0)
     bias_C[classes] = found_C - found_C.mean()
     return coefficients_CW, bias_C, report
 
 
-def _complement_nb(spec: TfidfSpec, matrix_LW: csr_matrix, labels_L: Array) -> tuple[Array, Array, dict[str, Any]]:
+def _complement_nb(
+    spec: TfidfSpec, matrix_LW: csr_matrix, labels_L: Array, weights_L: Array | None
+) -> tuple[Array, Array, dict[str, Any]]:
     from sklearn.naive_bayes import ComplementNB
 
-    model = ComplementNB(alpha=spec.alpha).fit(matrix_LW, labels_L)
+    model = ComplementNB(alpha=spec.alpha).fit(matrix_LW, labels_L, sample_weight=weights_L)
     return model.feature_log_prob_, np.zeros(len(model.classes_)), {}
 
 
 def _logistic_regression(
-    spec: TfidfSpec, matrix_LW: csr_matrix, labels_L: Array
+    spec: TfidfSpec, matrix_LW: csr_matrix, labels_L: Array, weights_L: Array | None
 ) -> tuple[Array, Array, dict[str, Any]]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -125,7 +130,7 @@ def _logistic_regression(
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = LogisticRegression(C=spec.C, solver="newton-cg", tol=1e-6, max_iter=100)
-        model.fit(matrix_LW.astype(np.float64), labels_L)
+        model.fit(matrix_LW.astype(np.float64), labels_L, sample_weight=weights_L)
     iterations = int(model.n_iter_.max())
     if iterations >= model.max_iter:
         log.warning("tfidf: logistic regression has not converged in %d iterations; a smaller C helps", iterations)

@@ -31,6 +31,7 @@ from svp_nlp.models.batches import (
     planned_epochs,
     warmup_steps,
 )
+from svp_nlp.models.class_weights import class_weights
 from svp_nlp.models.devices import device, make_accelerator, seeded
 from svp_nlp.models.prediction import predict
 from svp_nlp.models.resume import put_trained_state, resume, stop_or_save, trained_state, training_identity
@@ -136,11 +137,14 @@ def train(
     optimizer: Any = make_optimizer(held, training, lr_scales=lr_scales)
     if accelerator.scaler is not None:  # without a scaler the wrapper only looks for packages, 0.5 ms a step
         optimizer = accelerator.prepare_optimizer(optimizer)
+    num_labels = int(labels_L.max()) + 1
+    weights_C = class_weights(labels_L, training.class_weights, num_classes=num_labels)
+    scales_C = None if weights_C is None else torch.from_numpy(weights_C).float().to(accelerator.device)
     fit = Fit(
         model=held, forward=forward, optimizer=optimizer, accelerator=accelerator, examples=examples,
         labels_L=labels_L, positions_L=positions_L, dev=dev, spec=training, seed=seed, context=context, what=what,
-        identity=identity, num_labels=int(labels_L.max()) + 1, processes=processes, sharded=sharded,
-        rank=accelerator.process_index if processes > 1 else 0,
+        identity=identity, num_labels=num_labels, processes=processes, sharded=sharded,
+        weights_C=scales_C, rank=accelerator.process_index if processes > 1 else 0,
         steps_per_epoch=count_batches(len(labels_L), training.global_batch_size),
     )  # fmt: skip
     if context.dynamics is not None:

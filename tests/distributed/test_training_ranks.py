@@ -178,6 +178,7 @@ if world > 1:
     for number, options in enumerate([
         dict(make=UnusedPooler), dict(make=UnusedPooler, freeze=True), dict(rows=1), dict(rows=3, global_batch_size=2),
         dict(rows=5, global_batch_size=4, gradient_accumulation_steps=3), dict(rows=13, global_batch_size=1),
+        dict(rows=11, global_batch_size=4, gradient_accumulation_steps=2, class_weights="balanced"),
     ]):
         both, result = train_bert(together(), dropout=False, **options)
         one, expected = train_bert(FitContext(), dropout=False, **options)
@@ -245,7 +246,7 @@ def assert_ranks_agree(out: Path, name: str) -> None:
 def test_two_ranks_train_what_one_trains_and_resume_exactly(tmp_path: Path) -> None:
     launch(1, tmp_path, RANKS)
     launch(2, tmp_path, RANKS)
-    for name in ("plain-2", "toy", "bert", *(f"case-{number}" for number in range(6))):
+    for name in ("plain-2", "toy", "bert", *(f"case-{number}" for number in range(7))):
         assert_ranks_agree(tmp_path, name)
     for name, value in weights(tmp_path, "plain-1-0").items():
         torch.testing.assert_close(weights(tmp_path, "plain-2-0")[name], value, rtol=1e-3, atol=1e-5)

@@ -107,8 +107,9 @@ def test_training_is_the_sgd_of_the_paper(texts, seed, dim, word_ngrams):
     start_CD = rng.standard_normal((3, dim)).astype(np.float32)
     ends, ids = native.ids_of(column(texts), features, num_ids, "none")
     order = rng.permutation(len(texts))
+    weights_C = rng.random(3).astype(np.float32) * 2
     input_RD, output_CD = start_RD.copy(), start_CD.copy()
-    loss = kernels.train(ends, ids, labels_L, order, input_RD, output_CD, 0.3, 5, 50)
+    loss = kernels.train(ends, ids, labels_L, order, weights_C, input_RD, output_CD, 0.3, 5, 50)
 
     expected_loss, expected_RD, expected_CD = 0.0, start_RD.astype(float), start_CD.astype(float)
     for q, r in enumerate(order):
@@ -116,8 +117,9 @@ def test_training_is_the_sgd_of_the_paper(texts, seed, dim, word_ngrams):
         hidden_D = expected_RD[rows].mean(axis=0)
         z_C = np.exp(expected_CD @ hidden_D)
         probs_C = z_C / z_C.sum()
-        expected_loss -= math.log(probs_C[labels_L[r]] + 1e-5)
-        step_C = 0.3 * (1 - (5 + q) / 50) * ((np.arange(3) == labels_L[r]) - probs_C)
+        weight = weights_C[labels_L[r]]
+        expected_loss -= weight * math.log(probs_C[labels_L[r]] + 1e-5)
+        step_C = weight * 0.3 * (1 - (5 + q) / 50) * ((np.arange(3) == labels_L[r]) - probs_C)
         gradient_D = step_C @ expected_CD
         expected_CD += np.outer(step_C, hidden_D)
         np.add.at(expected_RD, rows, gradient_D / len(rows))
