@@ -1,0 +1,127 @@
+"""`svp label review` and `svp label decide`: labels that somebody should look at again."""
+
+from __future__ import annotations
+
+import enum
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svp_nlp.console import Format, FormatOption, VerboseOption, command, show
+from svp_nlp.errors import RecipeError
+
+if TYPE_CHECKING:
+    from svp_nlp.quality_review import Doubt, Review
+
+_SHOWN = 20  # rows on the screen, unless --top says otherwise
+_WIDTH = 100
+
+
+class ScoreName(str, enum.Enum):
+    """What labels are ranked by."""
+
+    self_confidence = "self_confidence"
+    normalized_margin = "normalized_margin"
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+
+
+def review(
+    run_dir: RunArgument,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, help="So many labels, likely wrong or not. [default: all that are likely wrong]"),
+    ] = None,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Give them to the page (svp label serve), and to labeling/review.csv in RUN."),
+    ] = False,
+    proxy: Annotated[
+        str | None,
+        typer.Option("--proxy", metavar="KIND", help="Models to ask, such as fasttext. [default: the recipe's proxy]"),
+    ] = None,
+    score: Annotated[ScoreName, typer.Option("--score", help="What labels are ranked by.")] = ScoreName.self_confidence,
+    folds: Annotated[int, typer.Option("--folds", min=2, help="So many trainings; each leaves a part out.")] = 5,
+    output: FormatOption = Format.human,
+    verbose: VerboseOption = False,
+) -> None:
+    """List rows where annotators differ, then labels that are likely wrong by models that did not learn from them."""
+    with command(output, verbose):
+        from svp_nlp.labeling.queue import LabelQueue
+        from svp_nlp.quality_decisions import check_table, write_review
+        from svp_nlp.quality_review import review_run
+
+        if write:
+            check_table(LabelQueue.open(run_dir))  # before models are trained
+        found = review_run(run_dir, top=top, proxy=proxy, score=score.value, folds=folds)
+        result = found.as_json()
+        paths = {}
+        if write:
+            written = write_review(LabelQueue.open(run_dir), result)
+            paths = {f"review_{kind}": str(path) for kind, path in written.items()}
+        human = _lines(run_dir, found, shown=len(found.doubts) if top else _SHOWN, paths=paths)
+        show({**result, **paths}, output, quiet="\n".join(doubt.id for doubt in found.doubts), human=human)
+
+
+def _lines(run_dir: Path, found: Review, *, shown: int, paths: dict[str, str]) -> list[str]:
+    lines = [line for doubt in found.doubts[:shown] for line in _doubt_lines(doubt)]
+    if len(found.doubts) > shown:
+        lines += [f"and {len(found.doubts) - shown:,} more: --top N, or --write for all of them", ""]
+    alone = f"; {found.alone:,} are the only ones of their class and cannot be judged" if found.alone else ""
+    decided = f"; {found.reviewed:,} were decided on before" if found.reviewed else ""
+    lines.append(
+        f"{found.labelled:,} labels, {found.likely:,} likely wrong by {found.proxy} in {found.folds} folds; "
+        f"{found.conflicts:,} rows where annotators differ{decided}{alone}"
+    )
+    if paths:
+        lines += [
+            f"written: {', '.join(paths.values())}",
+            f"look at them: svp label serve {run_dir}, page /review; or fill in the column `decision` of the table and "
+            f"take it in: svp label decide {run_dir} --file {paths['review_csv']}",
+        ]
+    elif found.doubts:
+        lines.append(f"decide on one: svp label decide {run_dir} ID LABEL; on many: --write")
+    return lines
+
+
+def _doubt_lines(doubt: Doubt) -> list[str]:
+    head = doubt.id if doubt.given is None else f"{doubt.id}  {doubt.given}"
+    if doubt.suggested is not None:
+        head += f" -> {doubt.suggested}"
+    if doubt.score is not None:
+        head += f"  ({doubt.score:.3f})"
+    reason = "" if doubt.score is not None else f"  {doubt.reason}"
+    return [head + reason, f"    {textwrap.shorten(doubt.text, _WIDTH, placeholder=' ...') or doubt.text[:_WIDTH]}", ""]
+
+
+def decide(
+    run_dir: RunArgument,
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="Of a row, as `svp label review` shows it.")] = None,
+    label: Annotated[str | None, typer.Argument(metavar="LABEL", help="What it is.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Many: a table as `svp label review --write` wrote it, filled in.")
+    ] = None,
+    annotator: Annotated[str, typer.Option("--annotator", help="Who decides.")] = "reviewer",
+    output: FormatOption = Format.human,
+    verbose: VerboseOption = False,
+) -> None:
+    """Decide on the label of a row, whatever was said before; that stays in the journal."""
+    with command(output, verbose):
+        from svp_nlp.labeling.queue import LabelQueue
+        from svp_nlp.quality_decisions import read_table, write_decisions
+
+        if (file is None) != (id is not None and label is not None) or (file is not None and id is not None):
+            raise RecipeError("expected ID and LABEL of one row, or --file with a table of many")
+        queue = LabelQueue.open(run_dir)
+        decisions = [(id, label)] if id is not None and label is not None else read_table(file) if file else []
+        found = write_decisions(queue, decisions, annotator=annotator)
+        known = f"; {found['known']:,} were known" if found["known"] else ""
+        changed = found["decided"] - found["kept"]
+        lines = [
+            f"{found['decided']:,} decisions written, {changed:,} of them another label than before{known}",
+            "the next `svp run` takes them in",
+        ]
+        show({"lines": lines, "run_dir": str(run_dir), **found}, output, quiet=str(found["decided"]))

@@ -1,0 +1,119 @@
+"""Rows to look at again, on their way to people and back: a file for the page, a table for others, decisions.
+
+A decision overrules the answers before it; they stay in the journal.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from svp_nlp.errors import LabelError
+from svp_nlp.files import atomic_file, write_json
+from svp_nlp.labeling.answers import Answer
+from svp_nlp.labeling.formats.csv import escape, escape_id, read_cells, unescape, unescape_id
+from svp_nlp.labeling.queue import LabelQueue
+from svp_nlp.labeling.second_look import REVIEW_FILE
+from svp_nlp.run import now
+
+TABLE_FILE = "review.csv"
+_COLUMNS = ("svp_id", "text", "given", "suggested", "score", "reason", "decision")
+_SHOWN = 10
+
+
+def write_review(queue: LabelQueue, found: Mapping[str, Any]) -> dict[str, Path]:
+    """Write what `svp label review` found: review.json for the page, review.csv with an empty column for decisions.
+
+    Args:
+        found: JSON values; `rows` with id, text, given, suggested, score and reason.
+    Raises:
+        LabelError: see `check_table`.
+    """
+    check_table(queue)
+    paths = {"json": queue.directory / REVIEW_FILE, "csv": queue.directory / TABLE_FILE}
+    write_json(paths["json"], dict(found))
+    with atomic_file(paths["csv"]) as tmp, tmp.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for row in found["rows"]:
+            cells = [escape("" if row[name] is None else str(row[name])) for name in _COLUMNS[1:-1]]
+            writer.writerow([escape_id(row["id"]), *cells, ""])
+    return paths
+
+
+def check_table(queue: LabelQueue) -> None:
+    """Raises: LabelError: decisions stand in review.csv that the run does not know; they would be overwritten."""
+    path = queue.directory / TABLE_FILE
+    if not path.exists():
+        return
+    new = [id for id, label in read_table(path) if id in queue.rows and not _is_known(queue, id, label)]
+    if new:
+        raise LabelError(
+            f"{path} holds {len(new):,} decisions that the run does not know and would be written anew; take them in "
+            f"first: svp label decide {queue.run_dir} --file {path}; or delete it"
+        )
+
+
+def read_table(path: Path) -> list[tuple[str, str]]:
+    """(id, label) of the rows of a table whose column `decision` is filled in.
+
+    Raises:
+        LabelError: it cannot be read, has other columns, or says two things about one row.
+    """
+    try:
+        header, rows = read_cells(path.read_text(encoding="utf-8-sig"))
+        missing = [name for name in ("svp_id", "decision") if name not in header]
+        if missing:
+            raise LabelError(
+                f"the column {' and '.join(missing)} is missing, found {', '.join(header[:_SHOWN])}; expected what "
+                "`svp label review --write` wrote, with `decision` filled in"
+            )
+        found: dict[str, str] = {}
+        for line, cells in rows:
+            id, label = unescape_id(cells.get("svp_id", "").strip()), unescape(cells.get("decision", "").strip())
+            if label and found.setdefault(id, label) != label:
+                raise LabelError(f"line {line:,} decides {label!r} for row {id}, an earlier line {found[id]!r}")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8: save it as CSV UTF-8"
+        raise LabelError(f"{path} cannot be read ({reason})") from None
+    except LabelError as error:
+        raise LabelError(f"{path}: {error}") from None
+    return list(found.items())
+
+
+def write_decisions(queue: LabelQueue, decisions: Sequence[tuple[str, str]], *, annotator: str) -> dict[str, int]:
+    """Write decisions (id, label): all of them or, where one is wrong, none. They are on disk when this returns.
+
+    What is decided so already is left as it is, so that a table can be taken in again.
+
+    Returns:
+        how many are `decided` now, `kept` the label that the row had, and were `known`.
+    Raises:
+        LabelError: rows that were not asked for, or labels that are not among the classes.
+        RunError: the disk is full or fails.
+    """
+    with queue.locked():
+        new = [(id, label) for id, label in decisions if id not in queue.rows or not _is_known(queue, id, label)]
+        before = {id: queue.resolution(id) for id, _ in new}
+        time = now()
+        queue.append(
+            Answer(id, "decision", label, annotator, time, _source(before[id].status), note=_note(before[id].label))
+            for id, label in new
+        )
+    kept = sum(before[id].label == label for id, label in new)
+    return {"decided": len(new), "kept": kept, "known": len(decisions) - len(new)}
+
+
+def _is_known(queue: LabelQueue, id: str, label: str) -> bool:
+    answers = queue.answers_of(id)
+    return answers is not None and answers.decision is not None and answers.decision.label == label
+
+
+def _source(status: str) -> str:
+    return "adjudication" if status in ("conflict", "flagged") else "review"
+
+
+def _note(label: str | None) -> str:
+    return "" if label is None else f"was {label}"

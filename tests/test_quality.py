@@ -1,0 +1,300 @@
+"""Likely label errors: the numbers against their definitions, planted errors, decisions that overwrite nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_people import TRUTH, answer, open_rows, people_recipe, run
+from toy import CLASS_NAMES, toy_rows, write_toy
+from typer.testing import CliRunner
+
+from svp_nlp.cli import app
+from svp_nlp.errors import LabelError, RecipeError, SignalError, WaitingForLabels
+from svp_nlp.labeling.queue import LabelQueue
+from svp_nlp.models import make_learner
+from svp_nlp.models.base import Labeled
+from svp_nlp.quality import class_thresholds, confident_joint, find_label_errors, normalized_margin, self_confidence
+from svp_nlp.quality_decisions import read_table, write_decisions, write_review
+from svp_nlp.quality_folds import assign_folds, out_of_fold
+from svp_nlp.quality_review import review_run
+
+
+@st.composite
+def labels_and_probs(draw, max_rows: int = 14):
+    rows, classes = draw(st.integers(1, max_rows)), draw(st.integers(2, 4))
+    weights = draw(st.lists(st.integers(0, 9), min_size=rows * classes, max_size=rows * classes))
+    probs_LC = np.array(weights, np.float32).reshape(rows, classes) + 0.5
+    labels = draw(st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows))
+    return np.array(labels, np.int64), probs_LC / probs_LC.sum(axis=1, keepdims=True)
+
+
+def keys(rows: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(2**63, size=rows).astype(np.uint64)
+
+
+def reference(labels, probs):
+    """(score by self-confidence, by margin, likely error, confident class) of each row, straight from the papers."""
+    rows, classes = len(labels), len(probs[0])
+    thresholds = []
+    for c in range(classes):
+        own = [probs[i][c] for i in range(rows) if labels[i] == c]
+        thresholds.append(sum(own) / len(own) if own else float("inf"))
+    found = []
+    for i in range(rows):
+        reached = [c for c in range(classes) if probs[i][c] >= thresholds[c] - 1e-6]
+        confident = max(reached, key=lambda c: probs[i][c]) if reached else None
+        given_ = probs[i][labels[i]]
+        other = max(p for c, p in enumerate(probs[i]) if c != labels[i])
+        alone = sum(label == labels[i] for label in labels) == 1
+        is_likeliest = max(range(classes), key=lambda c: probs[i][c]) == labels[i]
+        likely = confident not in (None, labels[i]) and not is_likeliest and not alone
+        found.append((given_, (given_ - other + 1) / 2, likely, confident))
+    return thresholds, found
+
+
+@given(labels_and_probs())
+@settings(max_examples=80, deadline=None)
+def test_scores_thresholds_and_likely_errors_are_those_of_the_definitions(drawn):
+    labels_L, probs_LC = drawn
+    thresholds, expected = reference(labels_L.tolist(), probs_LC.astype(float).tolist())
+    found = find_label_errors(labels_L, probs_LC, keys_L=keys(len(labels_L)))
+    np.testing.assert_allclose(class_thresholds(labels_L, probs_LC), thresholds, rtol=1e-5)
+    np.testing.assert_allclose(self_confidence(labels_L, probs_LC), [e[0] for e in expected], rtol=1e-5)
+    np.testing.assert_allclose(normalized_margin(labels_L, probs_LC), [e[1] for e in expected], atol=1e-6)
+    assert found.likely.tolist() == [e[2] for e in expected]
+    joint = np.zeros((probs_LC.shape[1],) * 2, np.int64)
+    for label, (*_, confident) in zip(labels_L, expected, strict=True):
+        if confident is not None:
+            joint[label, confident] += 1
+    np.testing.assert_array_equal(confident_joint(labels_L, probs_LC), joint)
+    for row in np.flatnonzero(found.likely):
+        assert found.suggested[row] == expected[row][3]
+
+
+@given(labels_and_probs(), st.randoms())
+@settings(max_examples=40, deadline=None)
+def test_the_ranking_is_complete_goes_up_and_does_not_depend_on_the_order_of_the_rows(drawn, random):
+    labels_L, probs_LC = drawn
+    keys_L, moved = keys(len(labels_L)), np.arange(len(labels_L))
+    random.shuffle(moved)
+    found = find_label_errors(labels_L, probs_LC, keys_L=keys_L)
+    other = find_label_errors(labels_L[moved], probs_LC[moved], keys_L=keys_L[moved])
+    assert moved[other.order].tolist() == found.order.tolist()
+    assert sorted(found.order.tolist()) == list(range(len(labels_L)))
+    judged = found.order[found.judged[found.order]]
+    assert (np.diff(found.scores[judged]) >= 0).all() and judged.tolist() == found.order[: len(judged)].tolist()
+
+
+def test_what_is_no_label_or_no_probability_is_refused():
+    probs_LC = np.full((3, 2), 0.5, np.float32)
+    for labels in ([0, 1], [0, 1, 2], [0, -1, 1]):
+        with pytest.raises(LabelError, match="expected one label for each row"):
+            find_label_errors(np.array(labels), probs_LC, keys_L=keys(3))
+    with pytest.raises(SignalError, match="position 1"):
+        find_label_errors(np.array([0, 1, 0]), probs_LC * [[1], [2], [1]], keys_L=keys(3))
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=40), st.integers(2, 6), st.randoms())
+@settings(max_examples=40, deadline=None)
+def test_folds_are_even_in_all_and_in_each_class_and_go_with_the_row(labels, folds, random):
+    labels_L, keys_L = np.array(labels), keys(len(labels))
+    folds_L = assign_folds(labels_L, keys_L, folds=folds, seed=0)
+    for kept in (np.ones(len(labels), bool), *(labels_L == c for c in range(4))):
+        sizes = np.bincount(folds_L[kept], minlength=folds)
+        assert sizes.max() - sizes.min() <= 1
+    moved = np.arange(len(labels))
+    random.shuffle(moved)
+    assert assign_folds(labels_L[moved], keys_L[moved], folds=folds, seed=0).tolist() == folds_L[moved].tolist()
+
+
+def labeled(texts, labels, class_names=CLASS_NAMES) -> Labeled:
+    rows = pa.table({"text": pa.array(texts, pa.large_string())})
+    return Labeled(rows, np.array(labels, np.int64), np.arange(len(labels)), class_names)
+
+
+@pytest.mark.parametrize("kind", ["fasttext", "tfidf"])
+def test_no_model_has_seen_the_row_that_it_judges(kind):
+    # Each text is one word of its own: who has seen it knows its label, who has not knows nothing.
+    texts, labels = [f"word{row}x" for row in range(24)], [row % 2 for row in range(24)]
+    learner = make_learner(kind, **({"bucket": 1000, "epochs": 20} if kind == "fasttext" else {}))
+    probs_LC = out_of_fold(learner, labeled(texts, labels, ("a", "b")), keys_L=keys(24), seed=0)
+    assert abs(probs_LC - 0.5).max() < 0.2
+
+
+@pytest.mark.parametrize("kind", ["fasttext", "tfidf"])
+def test_a_class_with_one_row_neither_crashes_nor_is_judged(kind):
+    texts, labels = toy_rows(30, classes=3)
+    labels[4] = 3
+    learner = make_learner(kind, **({"bucket": 1000, "epochs": 20} if kind == "fasttext" else {}))
+    probs_LC = out_of_fold(learner, labeled(texts, labels), keys_L=keys(30), seed=0)
+    found = find_label_errors(np.array(labels), probs_LC, keys_L=keys(30))
+    assert not found.judged[4] and not found.likely[4] and found.order[-1] == 4
+
+
+def test_labels_of_one_class_cannot_be_compared():
+    with pytest.raises(LabelError, match="expected rows of at least two classes"):
+        out_of_fold(make_learner("fasttext"), labeled(["x", "y"], [1, 1]), keys_L=keys(2), seed=0)
+
+
+def test_folds_are_cut_to_the_rows_and_their_ends_are_told():
+    done = []
+    learner = make_learner("fasttext", bucket=1000, epochs=1)
+    out_of_fold(learner, labeled(["x", "y", "z"], [0, 1, 1]), keys_L=keys(3), seed=0, on_fold=done.append)
+    assert done == [1, 2, 3]
+
+
+WRONG = 6
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A run whose 100 start rows are labelled, six of them wrongly; and the ids of these six."""
+    folder = tmp_path_factory.mktemp("quality")
+    toy = write_toy(folder / "toy")
+    proxy = {"kind": "tfidf", "classifier": "complement_nb", "word_ngrams": 1}
+    recipe = people_recipe(toy, proxy=proxy, test=None, target=None, initial=100, labeled_sizes=[110])
+    with pytest.raises(WaitingForLabels):
+        run(recipe, folder / "run")
+    queue, rows = open_rows(folder / "run")
+    wrong = {row.id for row in rows[:WRONG]}
+    other = dict(zip(CLASS_NAMES, CLASS_NAMES[1:] + CLASS_NAMES[:1], strict=True))
+    queue.add([answer(row, other[TRUTH[row.text]] if row.id in wrong else TRUTH[row.text]) for row in rows])
+    return folder / "run", wrong
+
+
+@pytest.fixture
+def run_dir(asked, tmp_path):
+    """A copy without pool and models: the queue, and what the recipe was."""
+    shutil.copytree(asked[0], tmp_path / "moved")
+    return tmp_path / "moved"
+
+
+def test_planted_errors_are_found_first_with_the_right_label_also_where_the_run_was_moved(asked, run_dir):
+    found = review_run(run_dir, top=WRONG)
+    assert {doubt.id for doubt in found.doubts} == asked[1]
+    assert all(doubt.suggested == TRUTH[doubt.text] for doubt in found.doubts)
+    assert (found.labelled, found.conflicts, found.proxy, found.folds) == (100, 0, "tfidf", 5)
+    assert review_run(run_dir, top=WRONG) == found
+    likely = review_run(run_dir).doubts
+    assert likely == tuple(doubt for doubt in found.doubts if doubt.is_likely) and len(likely) == found.likely >= 5
+
+
+def test_other_models_than_the_recipe_s_may_be_asked_if_they_can_read_the_rows(run_dir):
+    found = review_run(run_dir, top=5, proxy="fasttext", folds=3)
+    assert (found.proxy, found.folds, len(found.doubts)) == ("fasttext", 3, 5)
+    with pytest.raises(RecipeError, match="resnet reads images, but the rows of this run are texts"):
+        review_run(run_dir, proxy="resnet")
+
+
+def test_rows_where_annotators_differ_come_first_and_all_labels_can_be_ranked(run_dir):
+    queue = LabelQueue.open(run_dir)
+    row = queue.requests[0].rows[50]
+    queue.add([answer(row, next(c for c in CLASS_NAMES if c != TRUTH[row.text]), annotator="bob")])
+    found = review_run(run_dir, top=20)
+    assert [doubt.id for doubt in found.doubts if doubt.given is None] == [found.doubts[0].id] == [row.id]
+    assert "bob says" in found.doubts[0].reason and "ann says" in found.doubts[0].reason
+    assert len(found.doubts) == 21 and found.labelled == 99 and found.conflicts == 1
+
+
+def test_what_somebody_decided_counts_is_not_doubted_again_and_nothing_is_overwritten(run_dir):
+    queue = LabelQueue.open(run_dir)
+    journal = queue.journal.path.read_bytes()
+    doubts = review_run(run_dir).doubts
+    decisions = [(doubts[0].id, doubts[0].suggested), (doubts[1].id, doubts[1].given)]
+    assert write_decisions(queue, decisions, annotator="eve") == {"decided": 2, "kept": 1, "known": 0}
+    assert queue.journal.path.read_bytes().startswith(journal)
+    queue = LabelQueue.open(run_dir)
+    for id, label in decisions:
+        resolution = queue.resolution(id)
+        assert (resolution.label, resolution.annotators, resolution.source) == (label, "eve", "review")
+    assert write_decisions(queue, decisions, annotator="eve")["known"] == 2
+    again = review_run(run_dir)
+    assert again.reviewed == 2 and not {id for id, _ in decisions} & {doubt.id for doubt in again.doubts}
+
+
+def test_decisions_are_all_taken_or_none(run_dir):
+    queue = LabelQueue.open(run_dir)
+    before, id = queue.journal.path.read_bytes(), queue.requests[0].rows[0].id
+    for wrong in ([(id, CLASS_NAMES[0]), ("nobody", CLASS_NAMES[0])], [(id, "kitchn")]):
+        with pytest.raises(LabelError, match=r"nobody|did you mean 'kitchen'"):
+            write_decisions(queue, wrong, annotator="eve")
+    assert queue.journal.path.read_bytes() == before
+
+
+def cells_of(path):
+    return list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"), newline="")))
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(app, ["label", *arguments])
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_table_goes_to_people_and_comes_back_by_the_command_line(run_dir):
+    result = invoke("review", str(run_dir), "--write", "--format", "json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    page = json.loads((run_dir / "labeling/review.json").read_text())["rows"]
+    assert page == found["rows"] and {"id", "given", "suggested", "score", "reason"} <= set(page[0])
+    table = run_dir / "labeling/review.csv"
+    rows = cells_of(table)
+    assert [row["svp_id"] for row in rows] == [row["id"] for row in page]
+    assert len(rows) >= 5
+    for row in rows:
+        row["decision"] = row["suggested"]
+    with table.open("w", encoding="cp1252", newline="") as file:  # as a spreadsheet saves it: semicolons, no BOM
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    # Who ranks anew does not lose what was filled in.
+    refused = invoke("review", str(run_dir), "--write")
+    assert refused.exit_code == 2 and f"holds {len(rows)} decisions" in refused.output
+    taken = invoke("decide", str(run_dir), "--file", str(table), "--annotator", "eve")
+    assert taken.exit_code == 0 and f"{len(rows)} decisions written, {len(rows)} of them" in taken.output
+    queue = LabelQueue.open(run_dir)
+    assert all(queue.resolution(row["id"]).label == TRUTH[row["text"]] for row in page)
+    assert invoke("review", str(run_dir), "--write").exit_code == 0
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_single_decision_needs_a_row_and_a_label(run_dir):
+    id = LabelQueue.open(run_dir).requests[0].rows[0].id
+    done = invoke("decide", str(run_dir), id, CLASS_NAMES[2])
+    assert done.exit_code == 0 and LabelQueue.open(run_dir).resolution(id).label == CLASS_NAMES[2]
+    for arguments in ([], [id], [id, CLASS_NAMES[0], "--file", "x.csv"]):
+        assert invoke("decide", str(run_dir), *arguments).exit_code == 2
+
+
+def test_texts_that_spreadsheets_would_run_are_written_as_text(run_dir):
+    queue = LabelQueue.open(run_dir)
+    row = {"id": "=1+2", "text": "=HYPERLINK(1)", "given": "a", "suggested": "+b", "score": 0.1, "reason": "why"}
+    path = write_review(queue, {"rows": [row]})["csv"]
+    [cells] = cells_of(path)
+    assert not any(cell[:1] in "=+-@" for cell in cells.values() if cell)
+    path.write_text(path.read_text("utf-8-sig").replace("why,", "why,'+b"), encoding="utf-8")
+    assert read_table(path) == [("=1+2", "+b")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("svp_id,text\nx,y\n", "column decision is missing"),
+        ("svp_id,decision\nx,a\nx,b\n", "line 3 decides 'b' for row x, an earlier line 'a'"),
+        (b"svp_id,decision\nx,\xff\n", "it is not UTF-8"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(tmp_path, content, message):
+    path = tmp_path / "review.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(LabelError, match=message):
+        read_table(path)
