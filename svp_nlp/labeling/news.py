@@ -5,10 +5,10 @@ An answer is known already
 - that has a name of its own in its tool (origin): if that one, or a later version of it, is in the journal;
 - that has a time: if the journal's last answer of this annotator, row and time says the same;
 - that has neither, as in a spreadsheet: if the last one that came from a file, by this annotator for this row, says the
-  same. So an old file does not set back what was corrected elsewhere since, and what was changed in the file counts;
-- that has no origin: also if it is what this annotator says now.
+  same. So an old file does not set back what was corrected elsewhere since, and what was changed in the file counts.
 
-The clock of nobody decides: times are names here.
+An answer that only repeats what its annotator said elsewhere is written too: it is what a later edit of the file is
+told by. Nobody's clock decides, times are names here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.table import LabelRow
 from svp_nlp.run import now
 
+_Who: TypeAlias = tuple[str, str, bool]  # row, annotator, and whether it is a decision
 _Value: TypeAlias = tuple[str, str, str]  # kind, label, note
 
 
@@ -37,39 +38,35 @@ class News:
 
 @dataclass
 class _Heard:
-    """What was said so far, by row and annotator."""
+    """What was said so far."""
 
     source: str
-    latest: dict[tuple[str, str, bool], Answer] = field(default_factory=dict)  # and whether it is a decision
-    at_time: dict[tuple[str, str, str], _Value] = field(default_factory=dict)
-    in_files: dict[tuple[str, str], _Value] = field(default_factory=dict)
+    latest: dict[_Who, Answer] = field(default_factory=dict)
+    at_time: dict[tuple[_Who, str], _Value] = field(default_factory=dict)
+    in_files: dict[_Who, _Value] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of what has an origin
 
     def add(self, answer: Answer) -> None:
+        who = (answer.id, answer.annotator, answer.kind == "decision")
         value = (answer.kind, answer.label or "", answer.note)
-        self.latest[answer.id, answer.annotator, answer.kind == "decision"] = answer
-        self.at_time[answer.id, answer.annotator, answer.time] = value
+        self.latest[who] = answer
+        self.at_time[who, answer.time] = value
         if answer.origin and answer.source == self.source:
             name, version = _split(answer.origin)
             self.versions[name] = max(version, self.versions.get(name, ""))
-        elif answer.source in FORMATS:
-            self.in_files[answer.id, answer.annotator] = value
+        elif not answer.origin and answer.source in FORMATS:
+            self.in_files[who] = value
 
     def knows(self, row: LabelRow) -> bool:
         if row.origin:
             name, version = _split(row.origin)
             return name in self.versions and version <= self.versions[name]
-        value = (row.kind, row.label, row.note)
-        last = self.last(row)
-        if last is not None and value == (last.kind, last.label or "", last.note):
-            return True
-        if row.timestamp:
-            return value == self.at_time.get((row.svp_id, row.annotator, row.timestamp))
-        return value == self.in_files.get((row.svp_id, row.annotator))
+        who, value = _who(row), (row.kind, row.label, row.note)
+        return value == (self.at_time.get((who, row.timestamp)) if row.timestamp else self.in_files.get(who))
 
-    def last(self, row: LabelRow) -> Answer | None:
-        """What this annotator said last about this row."""
-        return self.latest.get((row.svp_id, row.annotator, row.kind == "decision"))
+
+def _who(row: LabelRow) -> _Who:
+    return row.svp_id, row.annotator, row.kind == "decision"
 
 
 def find_news(queue: LabelQueue, rows: Sequence[LabelRow], source: str) -> News:
@@ -85,7 +82,7 @@ def find_news(queue: LabelQueue, rows: Sequence[LabelRow], source: str) -> News:
     new: list[Answer] = []
     known = changed = 0
     for row in rows:
-        last, kind = heard.last(row), cast(Kind, row.kind)
+        last, kind = heard.latest.get(_who(row)), cast(Kind, row.kind)
         if row.origin and not row.label and row.kind == "label":
             if last is None or last.source != source or _split(last.origin)[0] != _split(row.origin)[0]:
                 continue
@@ -93,13 +90,14 @@ def find_news(queue: LabelQueue, rows: Sequence[LabelRow], source: str) -> News:
         if heard.knows(row):
             known += 1
             continue
+        is_edited = (_who(row), row.timestamp) in heard.at_time
         answer = Answer(
             id=row.svp_id,
             kind=kind,
             label=row.label or None,
             annotator=row.annotator,
             time=row.timestamp or time,
-            source=row.source or source,
+            source=row.source if row.source and row.timestamp and not is_edited else source,
             note=row.note,
             origin=row.origin,
         )
