@@ -18,14 +18,18 @@ from rich.text import Text
 
 import svp_nlp.report_format as fmt
 from svp_nlp import files
+from svp_nlp.report_classes import ClassTable, class_table
 from svp_nlp.report_html import render_page
-from svp_nlp.report_merge import Run, Series, number
+from svp_nlp.report_merge import Run, Series, number, series_names, unique_names
+from svp_nlp.report_people import people_of
 from svp_nlp.report_picture import learning_curve
 from svp_nlp.report_statistics import Point, Summary, summarize
+from svp_nlp.report_stopping import stopping_markdown
 
 __all__ = ["console_table", "markdown", "report_json", "summarize", "write_report"]
 
-_PER_RUN = ("name", "mode", "created", "svp_nlp", "machine", "versions", "recipe", "pool", "test")
+_SHOWN_CLASSES = 6  # of the rarest, and of the worst
+_PER_RUN = ("name", "mode", "created", "svp_nlp", "machine", "versions", "recipe", "pool", "test", "annotators")
 
 
 def write_report(runs: Sequence[Run], directory: Path) -> dict[str, Path]:
@@ -71,6 +75,11 @@ def report_json(runs: Sequence[Run], summary: Summary) -> dict[str, Any]:
             for run, name in zip(runs, summary.names, strict=True)
             for entry in run.get("rounds") or ()
         ],
+        "stopping": [
+            {**entry, "run": name}
+            for run, name in zip(runs, summary.names, strict=True)
+            for entry in run.get("stopping") or ()
+        ],
     }
     return dict(jsonable(value))
 
@@ -106,12 +115,20 @@ def markdown(runs: Sequence[Run], summary: Summary) -> str:
             _spread(summary),
         ]
         parts += ["## Macro-F1, %", _pivot(summary, lambda p: fmt.stat_share(p.macro_f1, 2))]
+    if (classes := class_table(runs, summary)) is not None:
+        parts += [f"## Recall by class, %, at {classes.labeled_size:,} labels", _class_table(classes)]
     if summary.points:
         parts += ["## Seconds and speed-up", _speed_table(summary)]
     if any(point.savings for point in summary.points):
         parts += ["## Labels that random selection needs for the same error", _savings_table(summary)]
+    parts += stopping_markdown(runs, summary, series_names(runs, unique_names(runs)))
     if summary.agreement:
         parts += ["## Agreement of proxy and target", _agreement_table(summary)]
+    for people in people_of(runs, summary.names):
+        parts += [f"## People{_md(people.name and f': {people.name}')}", *map(_md, people.sentences)]
+        parts += [
+            f"**{_md(t.title)}**\n\n" + _md_table(t.head, [[*map(_md, row)] for row in t.rows]) for t in people.tables
+        ]
     parts += ["## Data and machine", _facts_table(runs, summary)]
     return "\n\n".join(parts) + "\n"
 
@@ -147,6 +164,15 @@ def _spread(summary: Summary) -> str:
     if len(summary.seeds) < 2:
         return "One seed: no spread can be given, and small differences may be chance."
     return f"Mean ± sample standard deviation over {len(summary.seeds)} seeds. Test set read once, after training."
+
+
+def _class_table(classes: ClassTable) -> str:
+    """The means, and the rarest and the worst of the classes."""
+    rows = [
+        [_md(line.name), fmt.count(line.pool_rows), *(fmt.stat_share(recall) for recall in line.recalls)]
+        for line in [*classes.means, *classes.shown(_SHOWN_CLASSES)]
+    ]
+    return _md_table(["Class", "Rows in the pool", *(series.label for series in classes.series)], rows)
 
 
 def _speed_table(summary: Summary) -> str:

@@ -14,8 +14,11 @@ import yaml
 
 import svp_nlp.report_format as fmt
 from svp_nlp.report_charts import Frame, Line, dot_row, line_chart, stacked_bar
+from svp_nlp.report_classes import class_table
 from svp_nlp.report_merge import Run, Series, number, series_names, unique_names
+from svp_nlp.report_people import people_of
 from svp_nlp.report_statistics import STAGES, Summary
+from svp_nlp.report_stopping import stopping_section
 from svp_nlp.report_thumbnails import is_pixel_art, is_thumbnail
 
 _COLORS = 12  # .s0 to .s11 in the style sheet; further series share them, their names tell them apart
@@ -51,10 +54,14 @@ def render_page(runs: Sequence[Run], summary: Summary) -> str:
         stages=_stages(summary),
         savings=[p for p in summary.points if p.savings is not None and p.error is not None],
         balance=_balance(runs, summary, series_of, styles),
+        classes=class_table(runs, summary),
+        shown_classes=_SHOWN_CLASSES,
+        stopping=stopping_section(runs, summary, series_of, styles),
         agreement=summary.agreement,
         picks=(picks := _picks(runs, series_of)),
         images=any(pick["is_image"] for group in picks for _, rows in group["sides"] for pick in rows),
         training=_training(runs, series_of),
+        people=people_of(runs, summary.names),
         facts=[_facts(run, name) for run, name in zip(runs, summary.names, strict=True)],
         lineage=(lineage := _lineage(runs, series_of, summary)),
         narrowed=any(fmt.looked_at(row["options"]) != fmt.DASH for row in lineage),

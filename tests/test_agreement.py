@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_demo import demo_run
 
 from svp_nlp.agreement import (
     agreement_of,
@@ -22,6 +24,8 @@ from svp_nlp.agreement import (
 from svp_nlp.labeling.answers import Answer
 from svp_nlp.labeling.queue import LabelQueue, Project
 from svp_nlp.labeling.requests import Request, Row
+from svp_nlp.report import markdown, report_json, summarize
+from svp_nlp.report_html import render_page
 
 # Krippendorff 2011, section C: four observers, twelve units, with gaps; its printed result is 0.743.
 PUBLISHED = ["1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 ."]
@@ -153,3 +157,25 @@ def test_what_people_did_in_a_run_is_counted_from_what_stands(tmp_path):
 def test_a_run_that_nobody_has_answered_has_nothing_to_tell(tmp_path):
     found = agreement_of(queue_of(tmp_path))
     assert found["annotators"] == [] and found["agreement"] is None and found["rows"]["answered"] == 0
+
+
+def test_a_report_tells_who_labelled_and_how_far_they_agree_and_no_name_becomes_markup(tmp_path):
+    evil = "<script>alert(1)</script>|`x`"
+    queue = queue_of(tmp_path, answers_per_row=2)
+    queue.add(
+        answer
+        for row in range(6)
+        for answer in (
+            say(f"r{row}", "ab"[row % 2], by="A", at=8 * row),
+            say(f"r{row}", "ab"[row % 2 > row % 3], by=evil),
+        )
+    )
+    run = {**demo_run(seeds=(0,), sizes=(400,)), "annotators": agreement_of(queue)}
+    page, source = render_page([run], summarize([run])), markdown([run], summarize([run]))
+    for text in (page, source):
+        assert "2 people answered" in html.unescape(text).replace("\N{NO-BREAK SPACE}", " ")
+        assert "Krippendorff’s alpha" in text and "Cohen’s kappa" in text and "8.0 s" in text
+        assert "<script>alert" not in text
+    other = {**demo_run(name="other", seeds=(0,), sizes=(400,)), "annotators": None}
+    assert 'id="people"' in page and 'id="people"' not in render_page([other], summarize([other]))
+    assert report_json([run], summarize([run]))["runs"][0]["annotators"]["agreement"]["rows"] == 6
