@@ -59,7 +59,7 @@ def items(queue: LabelQueue) -> list[Item]:
         # A label that is no longer the one that was doubted has been looked at since.
         if answers is None or answers.decision is not None or found.label != values["given"]:
             continue
-        item = _item(queue, values["id"], values.get("reason") or "the label is unlikely", source="review")
+        item = _item(queue, values["id"], str(values.get("reason") or "the label is unlikely"), source="review")
         likely.append(dataclasses.replace(item, given=found.label, suggested=values.get("suggested")))
     return [*conflicts, *flagged, *likely]
 
@@ -102,4 +102,5 @@ def _ranked(queue: LabelQueue) -> list[dict[str, Any]]:
     # None was written yet, or one by hand that is none: the other rows are still to be decided.
     with contextlib.suppress(RunError, KeyError, TypeError):
         rows = list(read_json(queue.directory / REVIEW_FILE)["rows"])
-    return [row for row in rows if isinstance(row, dict) and row.get("id") in queue.rows and row.get("given")]
+    found = [row for row in rows if isinstance(row, dict) and isinstance(row.get("given"), str)]
+    return list({row["id"]: row for row in found if str(row.get("id")) in queue.rows}.values())

@@ -44,12 +44,18 @@ function button(name) {
   return made;
 }
 
+// card_payment_not_recognised is one word to a browser; it may be broken after each part of it.
+function breakable(name) {
+  return name.split(/(?<=[_\-./])/).flatMap((part, at) => (at ? [element("wbr"), part] : [part]));
+}
+
 function dress(made, name, mark, at) {
-  const parts = [element("span", { className: "name", dir: "auto", textContent: name })];
+  const parts = [element("span", { className: "name", dir: "auto" }, ...breakable(name))];
   if (at >= 0) parts.unshift(element("kbd", { textContent: (at + 1) % FEW }));
   if (mark) parts.push(element("span", { className: "mark", textContent: mark.text }));
   made.replaceChildren(...parts);
   made.classList.toggle("marked", Boolean(mark));
+  made.style.setProperty("--share", `${mark?.percent ?? 100}%`);
   made.setAttribute("aria-label", mark ? `${name}, ${mark.spoken}` : name);
   if (at >= 0) made.setAttribute("aria-keyshortcuts", (at + 1) % FEW); else made.removeAttribute("aria-keyshortcuts");
 }

@@ -58,6 +58,7 @@ function take(found) {
   show("pause", row === null);
   if (row === null) {
     pause();
+    if (before !== undefined) $("pause").focus({ preventScroll: true });
     return;
   }
   dress();
@@ -66,11 +67,12 @@ function take(found) {
 }
 
 function dress() {
+  show("suggestions-switch", row.suggestions.length > 0);
   const marks = new Map();
   if (wanted) {
     for (const [label, share] of row.suggestions) {
       const percent = Math.round(100 * share);
-      if (percent > 0) marks.set(label, { text: `${percent} %`, spoken: `suggested with ${percent} percent` });
+      if (percent > 0) marks.set(label, { text: `${percent} %`, spoken: `suggested with ${percent} percent`, percent });
     }
   }
   classes.setClasses(state.classes, marks, { repeat: true });
@@ -163,7 +165,8 @@ function progress() {
   $("round").textContent = `${at.part === "test" ? "Test set" : `Round ${at.round}`}: ${number(at.returned)} of ${number(at.requested)}`;
   $("plan").textContent = at.planned ? `${number(at.labelled)} of ${number(at.planned)} planned labels` : "";
   const pace = at.seconds_per_answer;
-  $("pace").textContent = pace === null ? "" : `${number(Math.max(1, Math.round(60 / Math.max(pace, 0.05))))} a minute, about ${duration(at.seconds_left)} left`;
+  const left = at.seconds_left ? `, about ${duration(at.seconds_left)} left` : "";
+  $("pace").textContent = pace === null ? "" : `${number(Math.max(1, Math.round(60 / Math.max(pace, 0.05))))} a minute${left}`;
   $("people").textContent = at.others.length ? `with ${at.others.join(", ")}` : "";
   const second = at.conflicts + at.flagged;
   show("review-link", true);
@@ -188,7 +191,7 @@ function pause() {
   };
   $("pause-title").textContent = running ? "Training" : done ? "Done" : titles[why];
   $("pause-text").textContent = running ? "New rows appear here by themselves." : done ? "All is labelled, and the models are trained." : texts[why];
-  if (!running && !done && training.message) $("pause-text").textContent += `\n${training.state === "failed" ? "The last try failed: " : "The last try said: "}${training.message}`;
+  if (!running && !done && training.message) $("pause-text").textContent += `\n\n${training.state === "failed" ? "The last try failed: " : "The last try said: "}${training.message}`;
   show("training", running);
   $("training-text").textContent = `${duration(training.seconds)}${training.lines.length ? ` · ${training.lines.at(-1)}` : ""}`;
   $("training-lines").textContent = training.lines.join("\n");

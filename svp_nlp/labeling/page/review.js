@@ -13,7 +13,6 @@ let pending = null;
 export async function start(found) {
   project = found;
   for (const id of ["undo", "flag"]) show(id, false);
-  document.querySelector(".switch").hidden = true;
   show("back", true);
   $("skip-word").textContent = "Later";
   show("label-link", true);
