@@ -95,6 +95,14 @@ def lineage_row(base: dict[str, Any], round_: Round) -> dict[str, Any]:
     }
 
 
+def stopping_rows(base: dict[str, Any], round_: Round) -> list[dict[str, Any]]:
+    """What the proxy that has learned this round says about stopping; nothing where it was not asked."""
+    watched = round_.watched
+    if watched is None or watched.rows[-1]["round"] != round_.round:
+        return []
+    return [{**base, **watched.rows[-1], "holds": watched.holds, "ends": watched.ends}]
+
+
 def agreements(
     workspace: Workspace, twins: list[tuple[StrategySpec, list[Round], list[Round]]]
 ) -> list[dict[str, Any]]:
@@ -112,7 +120,7 @@ def agreements(
     for strategy, proxy_rounds, target_rounds in twins:
         if strategy.strategy.kind != "pointwise":
             continue
-        for ours, theirs in zip(proxy_rounds, target_rounds, strict=True):
+        for ours, theirs in zip(proxy_rounds, target_rounds, strict=False):  # a rule may have stopped the proxy
             if ours.scored is None or theirs.scored is None:
                 continue
             whole = [r.scored.spread(strategy.name, len(workspace.pool)) for r in (ours, theirs) if r.scored]

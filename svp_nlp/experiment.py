@@ -17,7 +17,7 @@ from svp_nlp.data import Data
 from svp_nlp.engines import Engine, make_engine
 from svp_nlp.engines.ranks import shared_engine
 from svp_nlp.errors import WaitingForLabels
-from svp_nlp.evidence import agreements, extreme_picks, lineage_row
+from svp_nlp.evidence import agreements, extreme_picks, lineage_row, stopping_rows
 from svp_nlp.files import read_json
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labels import LabelSet
@@ -33,7 +33,7 @@ from svp_nlp.recipe_yaml import differences
 from svp_nlp.report import summarize, write_report
 from svp_nlp.results import is_finished, save_results
 from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine
-from svp_nlp.selected import SelectedRows, write_selected
+from svp_nlp.selected import SelectedRows, drop_outgrown, write_selected
 from svp_nlp.selection import scores_at
 from svp_nlp.strategy_spec import StrategySpec
 from svp_nlp.tracking import Tracker, open_tracker
@@ -225,7 +225,10 @@ def _run_arm(
         results["lineage"].append(lineage_row(base, round_))
         if is_new:
             tracker.log_round(results["rounds"][-1])
+            results["finished"] = False  # a run that a rule had stopped, and that goes on
         if any(planned < size <= round_.planned_size for size in target_sizes):
+        results["stopping"] += stopping_rows(base, round_)
+        _tell_stop(workspace, recipe, arm, round_)
             _add_target(workspace, recipe, prepared.data, arm=arm, round_=round_, selection_cost=total, results=results)
             if workspace.run.steps_done > done:
                 tracker.log_target(results["rows"][-1])
@@ -247,6 +250,17 @@ def _run_arm(
 
 
 def _rounds(workspace: Workspace, recipe: Recipe, arm: Arm, sizes: list[int]) -> Iterator[Round]:
+def _tell_stop(workspace: Workspace, recipe: Recipe, arm: Arm, round_: Round) -> None:
+    """Say that a rule ends the rounds, also to those who label; take it back where a run that was stopped goes on."""
+    reason = None
+    if recipe.stop is not None and round_.watched is not None and round_.watched.ends:
+        reason = recipe.stop.sentence(round_.watched.rows)
+        log.info("  %s: %s", arm.name, reason)
+    if isinstance(workspace.oracle, FilesOracle) and workspace.run.ranks.is_main:
+        with disk_errors(workspace.run.directory):
+            workspace.oracle.queue.note_stop(reason)
+
+
     by_target = arm.selector == "target_selects"
     assert not by_target or recipe.target is not None
     learner = make_learner(recipe.target if by_target and recipe.target is not None else recipe.proxy)
@@ -264,6 +278,8 @@ def _rounds(workspace: Workspace, recipe: Recipe, arm: Arm, sizes: list[int]) ->
         arm=arm.name,
         role=role,
     )
+        stop=None if by_target else recipe.stop,
+        watched=recipe.by_people,
 
 
 def _add_target(
@@ -343,6 +359,8 @@ def _export(workspace: Workspace, recipe: Recipe, arm: Arm, rounds: list[Round])
 def _twins(finished: dict[Arm, list[Round]]) -> list[tuple[StrategySpec, list[Round], list[Round]]]:
     """(strategy, rounds that the proxy chose, rounds that the target chose) where both ran."""
     return [
+    path = workspace.run.directory / f"seed-{workspace.seed}" / arm.name / "selected"
+    workspace.run.ranks.on_main(f"outgrown {arm.name}", lambda: drop_outgrown(path, len(labels)))
         (arm.strategy, rounds, finished[twin])
         for arm, rounds in finished.items()
         if arm.selector == "proxy" and (twin := Arm("target_selects", arm.strategy)) in finished
@@ -375,3 +393,5 @@ def _new_results(recipe: Recipe, data: Data, run: Run) -> dict[str, Any]:
         "lineage": [],
         "warnings": warnings,
     }
+        "stop": None if recipe.stop is None else recipe.stop.model_dump(mode="json"),
+        "stopping": [],

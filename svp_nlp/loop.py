@@ -25,6 +25,9 @@ from svp_nlp.narrowing import View, look
 from svp_nlp.oracles.base import Question
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.sizes import resolve_size
+from svp_nlp.stop_spec import StopSpec
+from svp_nlp.stopping import Watched
+from svp_nlp.stopping_step import watch
 from svp_nlp.strategy_checks import check_start, check_strategy
 from svp_nlp.strategy_spec import StartSpec, StrategySpec, arm_name, as_spec, as_start
 from svp_nlp.workspace import FULL, ROWS_PER_BATCH, START, Fitted, Round, Scored, Workspace, rank
@@ -91,6 +94,8 @@ def active_learning(
     arm: str | None = None,
     role: str = "proxy",
 ) -> Iterator[Round]:
+    stop: StopSpec | None = None,
+    watched: bool = False,
     """Grow: train the proxy on what is labelled, score the pool, pick, label, again. Yields each finished round.
 
     Args:
@@ -103,6 +108,8 @@ def active_learning(
         arm: name of the directory; default `<role>-<strategy>`.
         role: "proxy" or "target"; where both roles are filled by one learner, models are found by role and size.
     Yields:
+        stop: when no more rows are asked for; None: after the last size.
+        watched: have each proxy say whether more labels help, also where no rule asks; it changes no selection.
         Round 0 (the start set), then one for each size that labels have not reached yet: people answer late.
     Raises:
         WaitingForLabels: people have not answered yet; call it again later.
@@ -117,8 +124,24 @@ def active_learning(
     start, start_learner = as_start(start), start_learner or learner
     check_start(start, start_learner.spec, num_available=workspace.num_available, size=sizes[0], grows=True)
     arm = arm or arm_name(spec, role)
-    before = _planned(
-        workspace, start_set(workspace, sizes[0], start, start_learner), sizes, next_place=f"{arm}/round-001"
+
+    def fitted_for(number: int, labels: LabelSet) -> Fitted:
+        return fit(workspace, START if number == 1 else arm, role, learner, labels)
+
+    def judged(round_: Round, previous: Watched | None) -> Round:
+        """With what its proxy says, and the last one where a rule ends the run there."""
+        number = next((number for number, size in enumerate(sizes) if size > round_.planned_size), None)
+        if number is None or not (spec.strategy.needs_model and (watched or stop is not None)):
+            return round_
+        fitted, place = fitted_for(number, round_.labels), f"{arm}/round-{round_.round:03d}"
+        found = watch(workspace, place, round_, fitted, previous=previous, stop=stop)
+        if found.holds and not _is_begun(workspace, f"{arm}/round-{number:03d}"):
+            return replace(round_, watched=replace(found, ends=True), planned_size=sizes[-1])
+        return replace(round_, watched=found)
+
+    before = judged(
+        _planned(workspace, start_set(workspace, sizes[0], start, start_learner), sizes, next_place=f"{arm}/round-001"),
+        None,
     )
     yield before
     for number, size in enumerate(sizes[1:], start=1):
@@ -128,7 +151,7 @@ def active_learning(
             continue
         fitted, scored = None, None
         if spec.strategy.needs_model:
-            fitted = fit(workspace, START if number == 1 else arm, role, learner, labels)
+            fitted = fitted_for(number, labels)
             together = workspace.shared_strategies if number == 1 else ()
             scored = look(
                 View(workspace, place, spec, fitted, labels, number=number, budget=budget, before=before),
@@ -148,7 +171,7 @@ def active_learning(
         )
         added = ask(workspace, place, selection, labels=labels, asked=before.asked, fitted=fitted)
         labels = labels.updated(added)
-        before = Round(
+        after = Round(
             number,
             len(labels),
             selection,
@@ -162,7 +185,8 @@ def active_learning(
             scoring_seconds=_scoring_seconds(fitted, scored, before.fitted),
             ranking_seconds=ranking_seconds,
         )
-        before = _planned(workspace, before, sizes, next_place=f"{arm}/round-{number + 1:03d}")
+        after = _planned(workspace, after, sizes, next_place=f"{arm}/round-{number + 1:03d}")
+        before = judged(after, before.watched)
         yield before
 
 
@@ -173,16 +197,22 @@ def _planned(workspace: Workspace, round_: Round, sizes: list[int], *, next_plac
     all rows there are.
     """
     reached = max([round_.planned_size, *(size for size in sizes if size <= round_.labeled_size)])
-    directory = workspace.run.directory / f"seed-{workspace.seed}" / next_place
-    is_last: bool = workspace.run.ranks.on_main(
-        f"last before {next_place}", lambda: workspace.oracle.is_finished and not directory.exists()
-    )
-    if is_last or not workspace.open_rows(round_.labels, round_.asked).any():
+    finished: bool = workspace.run.ranks.on_main(f"last before {next_place}", lambda: workspace.oracle.is_finished)
+    if (finished and not _is_begun(workspace, next_place)) or not workspace.open_rows(
+        round_.labels, round_.asked
+    ).any():
         reached = sizes[-1]
     return replace(round_, planned_size=reached)
 
 
 def core_set(
+def _is_begun(workspace: Workspace, place: str) -> bool:
+    """Whether a round was begun by an earlier call: what people were asked is not forgotten."""
+    directory = workspace.run.directory / f"seed-{workspace.seed}" / place
+    begun: bool = workspace.run.ranks.on_main(f"begun {place}", directory.exists)
+    return begun
+
+
     workspace: Workspace,
     *,
     learner: Learner | str,
@@ -321,9 +351,11 @@ def train_target(
             )
         values = compute_metrics(
             list(metrics),
-            classes_T[np.argsort(rows_T)],
+            classes_T,
             references_N=test.labels_L,
-            num_classes=max(len(workspace.classes(labels)), len(test.class_names)),
+            num_classes=len(names),
+            counts_C=np.array([counts.get(name, 0) for name in names]),
+        classes_T = classes_T[np.argsort(rows_T)]
         )
         return {"metrics": values, "classes_predicted": len(np.unique(classes_T))}
 

@@ -44,6 +44,7 @@ from svp_nlp.recipe_yaml import (
     write_yaml,
 )
 from svp_nlp.sizes import INITIAL, Size, TargetSize, resolve_size, wrong
+from svp_nlp.stop_spec import StopSpec
 from svp_nlp.strategies import STRATEGIES
 from svp_nlp.strategy_spec import StartSpec, StrategySpec
 
@@ -53,7 +54,7 @@ _DEFAULT_INITIAL = "2%"
 _DEFAULT_ORACLE = "column"
 PEOPLE = "files"  # the kind of the oracle that waits for people
 _DEFAULT_ENGINE = "local"
-_HOW = ("engine", "report_to", "publish")  # how a recipe is run, not what it means: a run may be resumed with others
+_HOW = ("engine", "report_to", "publish", "stop")  # how, and how far, it is run: a run may be resumed with others
 _METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
@@ -214,10 +215,10 @@ class Recipe(Spec):
     report_to: Annotated[tuple[TrackerName, ...], AfterValidator(_distinct)] = Field(
         (), description="trackers that rounds, errors and times are logged to; changes no result"
     )
-
     publish: PublishSpec | None = Field(
         None, description="push each round to the Hub; changes no result, and a run may be resumed with another"
     )
+    stop: StopSpec | None = Field(None, description="when to ask for no more labels; a run may be resumed without it")
 
     @field_validator("test", mode="before")
     @classmethod
@@ -274,7 +275,7 @@ class Recipe(Spec):
 
     @property
     def meaning(self) -> dict[str, Any]:
-        """All that decides what a run finds, as JSON values; without `engine`, `report_to` and `publish`."""
+        """All that decides what rounds find, as JSON values; without `engine`, `report_to`, `publish` and `stop`."""
         return self.model_dump(mode="json", exclude=set(_HOW))
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 from svp_nlp.arms import arms_of
 from svp_nlp.sizes import INITIAL, amount
+from svp_nlp.stop_spec import stop_contradictions
 from svp_nlp.strategy_checks import misfits, start_misfits
 
 _PLACES = {"start": "of the start set", "full": "of models that are trained on all labels"}  # workspace.START, FULL
@@ -49,6 +50,7 @@ def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
     if recipe.by_people:
         yield from _people_contradictions(recipe)
     yield from _strategy_contradictions(recipe)
+    yield from stop_contradictions(recipe)
     if "target_selects" in recipe.baselines and not any(s.strategy.needs_model for s in recipe.strategies):
         yield "baselines", "target_selects needs a strategy other than random; add one, or remove it"
     specs: dict[str, Any] = {"proxy": recipe.proxy, "target": recipe.target}
@@ -58,7 +60,7 @@ def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
         if training.early_stopping_patience is not None and recipe.dev is None:
             role, inner = key.split(".", 1)
             yield role, f"{inner}.early_stopping_patience needs a dev set; set dev, or remove it"
-    if recipe.dev is not None and not trainings:
+    if recipe.dev is not None and not trainings and (recipe.stop is None or recipe.stop.rule != "gain"):
         yield "dev", "neither proxy nor target trains in epochs that a dev set could choose among; remove it"
     if "random" in recipe.baselines and any(s.name == "random" for s in recipe.strategies):
         yield "baselines", "random is a strategy and a baseline; keep one of them"

@@ -121,7 +121,7 @@ def markdown(runs: Sequence[Run], summary: Summary) -> str:
         parts += ["## Seconds and speed-up", _speed_table(summary)]
     if any(point.savings for point in summary.points):
         parts += ["## Labels that random selection needs for the same error", _savings_table(summary)]
-    parts += stopping_markdown(runs, summary, series_names(runs, unique_names(runs)))
+    parts += stopping_markdown(runs, summary, series_names(runs, unique_names(runs)), escape=_md)
     if summary.agreement:
         parts += ["## Agreement of proxy and target", _agreement_table(summary)]
     for people in people_of(runs, summary.names):

@@ -101,7 +101,7 @@ def series_names(runs: Sequence[Run], names: Sequence[str]) -> dict[tuple[int, s
     """(position of the run, selector, strategy) -> series; a run's name enters where runs would be mixed up."""
     signatures: dict[tuple[str, str | None], dict[int, str]] = {}
     for position, run in enumerate(runs):
-        for part in ("rows", "rounds", "agreement", "picks", "training", "lineage"):
+        for part in ("rows", "rounds", "stopping", "agreement", "picks", "training", "lineage"):
             for entry in run.get(part) or ():
                 key = (entry.get("selector", "proxy"), entry.get("strategy"))
                 signatures.setdefault(key, {})[position] = _signature(run, key[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ import pyarrow.parquet as pq
 from svp_nlp.arrays import FloatN
 from svp_nlp.columns import LabelColumn
 from svp_nlp.errors import LabelError, PoolError
-from svp_nlp.files import atomic_directory
+from svp_nlp.files import atomic_directory, read_json
 from svp_nlp.labels import LabelSet
 from svp_nlp.markdown import render
 from svp_nlp.pool import Pool
 from svp_nlp.pool_labels import read_labels
+from svp_nlp.run import STEP_FILE
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -208,3 +210,9 @@ def write_selected(directory: Path, rows: SelectedRows, *, strategy: str) -> Non
         write_rows(tmp / "data", rows)
         values = {"rows": len(rows), "strategy": strategy, "pool": rows.pool.ref, "label_column": rows.label_column}
         (tmp / "README.md").write_text(f"{render('selected.md', **values)}\n", encoding="utf-8")
+
+
+def drop_outgrown(step_dir: Path, rows: int) -> None:
+    """Remove what was written of a run that a rule had stopped, and that went on to so many rows."""
+    if (step_dir / STEP_FILE).exists() and read_json(step_dir / STEP_FILE)["output"]["rows"] < rows:
+        shutil.rmtree(step_dir)

@@ -34,6 +34,7 @@ from svp_nlp.oracles.base import Oracle
 from svp_nlp.pool import Pool
 from svp_nlp.run import Run, Step, library_versions
 from svp_nlp.selection import Lineage, Selection
+from svp_nlp.stopping import Watched
 from svp_nlp.strategies import Picks, Strategy, select, top_k
 from svp_nlp.strategies.strata import stratified
 from svp_nlp.strategies.warm_up import warm_up
@@ -219,6 +220,7 @@ class Round:
         fitted: the model that chose; None for random.
         scored: what it said about the pool; None for random.
         proxy_seconds, scoring_seconds, ranking_seconds: cost of this round alone.
+        watched: what the proxy that has learned all these labels says; None: nobody asked it.
     """
 
     round: int
@@ -233,6 +235,7 @@ class Round:
     proxy_seconds: float = 0.0
     scoring_seconds: float = 0.0
     ranking_seconds: float = 0.0
+    watched: Watched | None = None
 
     @property
     def signals(self) -> Signals | None:

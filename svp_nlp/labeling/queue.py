@@ -26,6 +26,7 @@ from svp_nlp.labeling.resolve import Policy, Resolution, RowAnswers, Status, res
 DIRECTORY = "labeling"
 _PROJECT_FILE = "project.json"
 _FINISH_FILE = "finish.json"
+_STOPPED_FILE = "stopped.json"
 _SHOWN = 20
 
 
@@ -218,6 +219,19 @@ class LabelQueue:
     def request_finish(self, facts: Mapping[str, Any]) -> None:
         """Have the next `svp run` take what there is, ask for no more, and train the target."""
         write_json(self.directory / _FINISH_FILE, facts)
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the recipe's `stop` asks for no more rows, and how to go on; None: it does not."""
+        path = self.directory / _STOPPED_FILE
+        return str(read_json(path)["reason"]) if path.exists() else None
+
+    def note_stop(self, reason: str | None) -> None:
+        """Keep what `stopped` tells."""
+        if reason is None:
+            (self.directory / _STOPPED_FILE).unlink(missing_ok=True)
+        elif self.stopped != reason:
+            write_json(self.directory / _STOPPED_FILE, {"reason": reason})
 
     def _take(self, request: Request) -> None:
         self.requests.append(request)
