@@ -224,11 +224,11 @@ def _run_arm(
         )
         results["lineage"].append(lineage_row(base, round_))
         if is_new:
-            tracker.log_round(results["rounds"][-1])
             results["finished"] = False  # a run that a rule had stopped, and that goes on
-        if any(planned < size <= round_.planned_size for size in target_sizes):
+            tracker.log_round(results["rounds"][-1])
         results["stopping"] += stopping_rows(base, round_)
         _tell_stop(workspace, recipe, arm, round_)
+        if any(planned < size <= round_.planned_size for size in target_sizes):
             _add_target(workspace, recipe, prepared.data, arm=arm, round_=round_, selection_cost=total, results=results)
             if workspace.run.steps_done > done:
                 tracker.log_target(results["rows"][-1])
@@ -249,7 +249,6 @@ def _run_arm(
     return rounds
 
 
-def _rounds(workspace: Workspace, recipe: Recipe, arm: Arm, sizes: list[int]) -> Iterator[Round]:
 def _tell_stop(workspace: Workspace, recipe: Recipe, arm: Arm, round_: Round) -> None:
     """Say that a rule ends the rounds, also to those who label; take it back where a run that was stopped goes on."""
     reason = None
@@ -261,6 +260,7 @@ def _tell_stop(workspace: Workspace, recipe: Recipe, arm: Arm, round_: Round) ->
             workspace.oracle.queue.note_stop(reason)
 
 
+def _rounds(workspace: Workspace, recipe: Recipe, arm: Arm, sizes: list[int]) -> Iterator[Round]:
     by_target = arm.selector == "target_selects"
     assert not by_target or recipe.target is not None
     learner = make_learner(recipe.target if by_target and recipe.target is not None else recipe.proxy)
@@ -277,9 +277,9 @@ def _tell_stop(workspace: Workspace, recipe: Recipe, arm: Arm, round_: Round) ->
         start_learner=make_learner(recipe.proxy),
         arm=arm.name,
         role=role,
-    )
         stop=None if by_target else recipe.stop,
         watched=recipe.by_people,
+    )
 
 
 def _add_target(
@@ -352,6 +352,8 @@ def _export(workspace: Workspace, recipe: Recipe, arm: Arm, rounds: list[Round])
         write_selected(path / "dataset", rows, strategy=arm.strategy.title)
         return {"rows": len(labels)}
 
+    path = workspace.run.directory / f"seed-{workspace.seed}" / arm.name / "selected"
+    workspace.run.ranks.on_main(f"outgrown {arm.name}", lambda: drop_outgrown(path, len(labels)))
     inputs = {"labels": labels.fingerprint, "pool": workspace.pool.fingerprint, "column": recipe.pool.label_column}
     return workspace.step(f"{arm.name}/selected", inputs, do).path / "dataset"
 
@@ -359,8 +361,6 @@ def _export(workspace: Workspace, recipe: Recipe, arm: Arm, rounds: list[Round])
 def _twins(finished: dict[Arm, list[Round]]) -> list[tuple[StrategySpec, list[Round], list[Round]]]:
     """(strategy, rounds that the proxy chose, rounds that the target chose) where both ran."""
     return [
-    path = workspace.run.directory / f"seed-{workspace.seed}" / arm.name / "selected"
-    workspace.run.ranks.on_main(f"outgrown {arm.name}", lambda: drop_outgrown(path, len(labels)))
         (arm.strategy, rounds, finished[twin])
         for arm, rounds in finished.items()
         if arm.selector == "proxy" and (twin := Arm("target_selects", arm.strategy)) in finished
@@ -391,7 +391,7 @@ def _new_results(recipe: Recipe, data: Data, run: Run) -> dict[str, Any]:
         "picks": [],
         "training": [],
         "lineage": [],
-        "warnings": warnings,
-    }
         "stop": None if recipe.stop is None else recipe.stop.model_dump(mode="json"),
         "stopping": [],
+        "warnings": warnings,
+    }

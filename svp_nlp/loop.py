@@ -93,9 +93,9 @@ def active_learning(
     start_learner: Learner | None = None,
     arm: str | None = None,
     role: str = "proxy",
-) -> Iterator[Round]:
     stop: StopSpec | None = None,
     watched: bool = False,
+) -> Iterator[Round]:
     """Grow: train the proxy on what is labelled, score the pool, pick, label, again. Yields each finished round.
 
     Args:
@@ -107,9 +107,9 @@ def active_learning(
         labeled_sizes: labelled rows after each round, the start set included; strictly increasing.
         arm: name of the directory; default `<role>-<strategy>`.
         role: "proxy" or "target"; where both roles are filled by one learner, models are found by role and size.
-    Yields:
         stop: when no more rows are asked for; None: after the last size.
         watched: have each proxy say whether more labels help, also where no rule asks; it changes no selection.
+    Yields:
         Round 0 (the start set), then one for each size that labels have not reached yet: people answer late.
     Raises:
         WaitingForLabels: people have not answered yet; call it again later.
@@ -205,7 +205,6 @@ def _planned(workspace: Workspace, round_: Round, sizes: list[int], *, next_plac
     return replace(round_, planned_size=reached)
 
 
-def core_set(
 def _is_begun(workspace: Workspace, place: str) -> bool:
     """Whether a round was begun by an earlier call: what people were asked is not forgotten."""
     directory = workspace.run.directory / f"seed-{workspace.seed}" / place
@@ -213,6 +212,7 @@ def _is_begun(workspace: Workspace, place: str) -> bool:
     return begun
 
 
+def core_set(
     workspace: Workspace,
     *,
     learner: Learner | str,
@@ -349,13 +349,12 @@ def train_target(
             raise EngineError(
                 f"{fitted.name}: the processes tested {len(rows_T):,} rows of {len(test):,}, not each once"
             )
+        classes_T = classes_T[np.argsort(rows_T)]
         values = compute_metrics(
             list(metrics),
             classes_T,
             references_N=test.labels_L,
-            num_classes=len(names),
-            counts_C=np.array([counts.get(name, 0) for name in names]),
-        classes_T = classes_T[np.argsort(rows_T)]
+            num_classes=max(len(workspace.classes(labels)), len(test.class_names)),
         )
         return {"metrics": values, "classes_predicted": len(np.unique(classes_T))}
 
