@@ -8,11 +8,15 @@ export TOKENIZERS_PARALLELISM := false
 # The npm package with which a test reads what we wrote; any other version is as good.
 JS_CLIENT := @huggingface/hub@2.17.5
 
-.PHONY: help demo test test-ray test-hub-upstream js-client check bench install clean
+# What tests/label_studio tries, and whose answers the other tests play back.
+LABEL_STUDIO := label-studio==1.23.2
+
+.PHONY: help demo test test-ray test-label-studio test-hub-upstream js-client check bench install clean
 
 help:
 	@echo "make demo    the main job on text that is already on this machine, no network, under 4 minutes"
 	@echo "make test    all tests but those with Ray (make test-ray installs and tries it)"
+	@echo "make test-label-studio   pushes to and pulls from a real Label Studio; downloads it (1 GB)"
 	@echo "make test-hub-upstream   huggingface_hub's own tests against the local Hub of ours; downloads them"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   list the benchmarks"
@@ -46,6 +50,15 @@ js-client: install
 
 test-hub-upstream: install
 	$(BIN)/python tests/hub/upstream/run.py
+
+test-label-studio: install $(VENV)/label-studio/.installed
+	$(BIN)/python -m pytest tests/label_studio --timeout=900
+
+# A server for tests, of 1 GB: in an environment of its own, for it pins much of what we need in other versions.
+$(VENV)/label-studio/.installed:
+	$(PYTHON) -m venv $(VENV)/label-studio
+	$(VENV)/label-studio/bin/python -m pip install --quiet $(LABEL_STUDIO)
+	@touch $@
 
 test-ray: $(VENV)/.installed-ray
 	$(BIN)/python -m pytest tests/ray
