@@ -13,6 +13,8 @@ import numpy as np
 from svp_nlp.arrays import BoolN, IntK, keyed_hash
 from svp_nlp.columns import LabelColumn
 from svp_nlp.errors import LabelError, PoolError
+from svp_nlp.labeling.seeds import read_seeds
+from svp_nlp.labels import LabelSet
 from svp_nlp.metrics import check_metrics
 from svp_nlp.models.base import Labeled
 from svp_nlp.pool import Pool, PoolRef
@@ -38,6 +40,7 @@ class Data:
     test_info: dict[str, Any] | None
     warnings: tuple[str, ...]
     revisions: dict[str, str | None]  # of pool, test and dev: the commit on the Hub that was read; None: on this disk
+    seeds: LabelSet = dataclasses.field(default_factory=LabelSet.empty)  # before people are asked
 
 
 def pool_ref(spec: PoolSpec, *, revision: str | None = None) -> PoolRef:
@@ -60,12 +63,15 @@ def pool_ref(spec: PoolSpec, *, revision: str | None = None) -> PoolRef:
     )
 
 
-def open_data(recipe: Recipe, revisions: Mapping[str, str | None] | None = None) -> Data:
+def open_data(
+    recipe: Recipe, revisions: Mapping[str, str | None] | None = None, *, seeds: LabelSet | None = None
+) -> Data:
     """Open everything that a recipe names, and check it.
 
     Args:
         recipe: a branch or tag in it is asked for once, also where pool, test and dev all name it.
         revisions: `Data.revisions` of an earlier call, which are then read again whatever the branches name now.
+        seeds: `Data.seeds` of an earlier call, whatever their file holds now.
     Raises:
         PoolError: something cannot be opened or read, or test texts are in the pool as well.
         LabelError: wrong labels, or fewer than two classes.
@@ -76,8 +82,12 @@ def open_data(recipe: Recipe, revisions: Mapping[str, str | None] | None = None)
     labels, counts, test_positions = None, None, None
     if recipe.by_people:
         class_names, available_N = _asked_classes(recipe, commits), pool.usable_N.copy()
+        seeds = _seeds(recipe, pool, class_names) if seeds is None else seeds
+        class_names = seeds.classes_after(class_names)
         if (wanted := recipe.oracle.test_rows) is not None:  # type: ignore[attr-defined]
-            test_positions = _test_positions(pool, available_N, wanted, seed=recipe.seeds[0])
+            open_N = available_N.copy()
+            open_N[seeds.positions_L] = False
+            test_positions = _test_positions(pool, open_N, wanted, seed=recipe.seeds[0])
             available_N[test_positions] = False
     else:
         labels = read_labels(pool, recipe.pool.label_column)
@@ -143,7 +153,7 @@ def open_data(recipe: Recipe, revisions: Mapping[str, str | None] | None = None)
     }
     return Data(
         pool, labels, class_names, available_N, test, test_positions, dev, pool_info, test_info, tuple(warnings),
-        commits.read,
+        commits.read, seeds or LabelSet.empty(),
     )  # fmt: skip
 
 
@@ -170,6 +180,13 @@ def _asked_classes(recipe: Recipe, commits: _Commits) -> tuple[str, ...]:
         found = read_labels(commits.open(recipe.test, "test"), recipe.test.label_column).class_names
         names = tuple(dict.fromkeys([*names, *found]))
     return names
+
+
+def _seeds(recipe: Recipe, pool: Pool, class_names: tuple[str, ...]) -> LabelSet:
+    oracle: Any = recipe.oracle
+    if oracle.seed_labels is None:
+        return LabelSet.empty()
+    return read_seeds(oracle.seed_labels, pool, class_names=class_names, extend=oracle.new_classes == "extend")
 
 
 def _test_positions(pool: Pool, available_N: BoolN, size: int | str, *, seed: int) -> IntK:

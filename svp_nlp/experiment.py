@@ -154,6 +154,7 @@ def workspace_of(recipe: Recipe, data: Data, run: Run, *, seed: int, engine: Eng
         class_names=data.class_names,
         available_N=data.available_N,
         oracle=_oracle(recipe, data, run, seed=seed),
+        seeds=data.seeds,
         seed=seed,
         dev=data.dev,
         recipe_sha256=hashlib.sha256(recipe_text.encode()).hexdigest(),

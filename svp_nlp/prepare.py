@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from svp_nlp.arms import arms_of
 from svp_nlp.data import Data, open_data
 from svp_nlp.engines import Engine
 from svp_nlp.errors import ModelError, RecipeError
-from svp_nlp.files import read_json
+from svp_nlp.files import read_json, sha256_file
 from svp_nlp.hub.publish import Publisher
+from svp_nlp.labels import LabelSet
 from svp_nlp.models.base import LearnerSpec
 from svp_nlp.ranks import current_launch
 from svp_nlp.recipe import Recipe
@@ -19,10 +22,14 @@ from svp_nlp.strategy_checks import check_start, check_strategy
 from svp_nlp.strategy_spec import SEALSSpec, StrategySpec, arm_name
 from svp_nlp.tracking import check_trackers
 
+log = logging.getLogger(__name__)
+
 _ROLES = ("proxy", "target")
 _ENCODER, _START_ENCODER = "strategies.{}.reduce.encoder", "start.encoder"
 _MODELS = "models"  # the step that keeps their commits
 _POOLS = "pools"  # the same for pool, test and dev set
+_SEEDS = "seeds"  # the step that keeps the labels that were there at the start
+_SEEDS_FILE = "labels.parquet"
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ def prepare(recipe: Recipe, engine: Engine, *, run_dir: Path | None) -> Prepared
     publisher = _publisher(recipe, run_dir)
     _check_engine(recipe, engine)
     commits = _commits(recipe, run_dir)
-    data = open_data(recipe, _kept(run_dir, _POOLS))
+    data = open_data(recipe, _kept(run_dir, _POOLS), seeds=_kept_seeds(run_dir))
+    data = _warn_of_seeds(recipe, data, run_dir)
     available = int(data.available_N.sum())
     sizes = recipe.resolve_sizes(available)
     _check_refresh(recipe, sizes)
@@ -67,8 +75,10 @@ def pin(recipe: Recipe, run: Run, prepared: Prepared) -> tuple[Recipe, Prepared]
         the recipe with one commit of each model, and the data as all processes read them.
     """
     revisions = run.step(_POOLS, {}, lambda path: prepared.data.revisions).output
+    if len(prepared.data.seeds):
+        run.step(_SEEDS, {}, lambda path: _keep_seeds(recipe, prepared.data.seeds, path))
     if revisions != prepared.data.revisions:  # somebody pushed between the looks of two processes of a launch
-        prepared = replace(prepared, data=open_data(recipe, revisions))
+        prepared = replace(prepared, data=open_data(recipe, revisions, seeds=prepared.data.seeds))
     return _pin_models(recipe, run, prepared.commits), prepared
 
 
@@ -77,6 +87,38 @@ def _kept(run_dir: Path | None, step: str) -> dict[str, str | None] | None:
         return None
     found: dict[str, str | None] = read_json(run_dir / step / STEP_FILE)["output"]
     return found
+
+
+def _keep_seeds(recipe: Recipe, seeds: LabelSet, path: Path) -> dict[str, Any]:
+    seeds.save(path / _SEEDS_FILE)
+    return {"labels": len(seeds), "sha256": sha256_file(Path(_seed_file(recipe)))}
+
+
+def _kept_seeds(run_dir: Path | None) -> LabelSet | None:
+    """The seed labels with which a run began: it stands on them, whatever becomes of their file."""
+    if run_dir is None or not (run_dir / _SEEDS / STEP_FILE).exists():
+        return None
+    return LabelSet.load(run_dir / _SEEDS / _SEEDS_FILE)
+
+
+def _warn_of_seeds(recipe: Recipe, data: Data, run_dir: Path | None) -> Data:
+    """Say so where the file of seed labels is another one than when the run began."""
+    if run_dir is None or not (run_dir / _SEEDS / STEP_FILE).exists():
+        return data
+    path = Path(_seed_file(recipe))
+    if not path.exists() or sha256_file(path) == read_json(run_dir / _SEEDS / STEP_FILE)["output"]["sha256"]:
+        return data
+    warning = (
+        f"{path} has changed since the run began, which goes on with the {len(data.seeds):,} seed labels that it had: "
+        "correct them with svp label review, or begin in another run directory"
+    )
+    log.warning("%s", warning)
+    return replace(data, warnings=(*data.warnings, warning))
+
+
+def _seed_file(recipe: Recipe) -> str:
+    path: str = recipe.oracle.seed_labels  # type: ignore[union-attr]
+    return path
 
 
 def _pin_models(recipe: Recipe, run: Run, commits: dict[str, str | None]) -> Recipe:

@@ -54,6 +54,9 @@ class FilesOracleSpec(Spec):
     test_rows: Size | None = Field(
         None, description="so many random rows are labelled as well, kept out of training, and are the test set"
     )
+    seed_labels: str | None = Field(
+        None, description="a file of rows of the pool that are labelled already (svp_id or text, and label)"
+    )
     guidelines: str | None = Field(None, description="a Markdown file that those who label see")
 
 
