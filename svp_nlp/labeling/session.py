@@ -25,6 +25,7 @@ Empty: TypeAlias = Literal["", "full", "conflicts", "others"]
 
 SOURCE = "page"
 LEASE_S = 300.0  # a page asks every 10 s; hidden tabs may ask once a minute
+_SILENT_S = 30.0
 _PRESENT_S = 90.0
 _BREAK_S = 120.0  # a longer gap between two answers is a break, not work
 _GAPS = 30
@@ -107,14 +108,15 @@ class Session:
             return self._lend(key, lease.id)
         self._leases = {k: lease for k, lease in self._leases.items() if lease.until > self._clock()}
         theirs = Counter(lease.id for (who, _), lease in self._leases.items() if who != annotator)
-        mine = {lease.id for (who, _), lease in self._leases.items() if who == annotator}
+        mine = {lease.id: lease.until for (who, _), lease in self._leases.items() if who == annotator}
         free = (id for id in self._waiting() if self._wants(id, annotator) > theirs[id])
         last: str | None = None
         for id in free:
             if id not in mine:
                 return self._lend(key, id)
-            last = last or id
-        # Only what stands in another tab of the same person is left; that tab may have been closed.
+            if last is None and mine[id] - self._clock() < LEASE_S - _SILENT_S:
+                last = id
+        # Only what stands in a tab of the same person is left that says nothing any more: it was closed.
         return None if last is None else self._lend(key, last)
 
     def _lend(self, key: tuple[str, str], id: str) -> Row:

@@ -69,9 +69,11 @@ def test_two_annotators_and_two_tabs_have_different_rows_while_there_are_some(st
     assert session.why_empty == "others"
 
 
-def test_what_is_left_in_another_tab_of_the_same_person_can_be_had_and_is_answered_once(start):
+def test_what_is_left_in_a_closed_tab_of_the_same_person_can_be_had_and_is_answered_once(start, clock):
     session = start("a")
-    assert id_of(session, "ann", "1") == id_of(session, "ann", "2") == "row-0"
+    assert id_of(session, "ann", "1") == "row-0" and id_of(session, "ann", "2") is None
+    clock.now += 31
+    assert id_of(session, "ann", "2") == "row-0"
     give(session, "ann", "1")
     with pytest.raises(AnsweredAlready, match="another tab"):
         session.answer("ann", "2", id="row-0", kind="label", label="music", note="", origin="2.x")
