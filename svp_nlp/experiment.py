@@ -303,6 +303,7 @@ def _add_target(
         learner=make_learner(recipe.target),
         test=test,
         metrics=sorted({"accuracy", "macro_f1", *recipe.metrics}),
+        class_counts=data.pool_info["class_counts"],
         arm=place,
     )
     selection_seconds = sum(selection_cost.values())
@@ -317,6 +318,7 @@ def _add_target(
             "accuracy": target.metrics["accuracy"],
             "macro_f1": target.metrics["macro_f1"],
             "metrics": dict(target.metrics),
+            "recall_by_class": dict(target.recall_by_class),
             **selection_cost,
             "selection_seconds": selection_seconds,
             "target_seconds": target_seconds,

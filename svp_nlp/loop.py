@@ -18,7 +18,7 @@ from svp_nlp.cold_start import look_unlabelled
 from svp_nlp.errors import BudgetError, EngineError, ImageError, Interrupted, PoolError
 from svp_nlp.fitting import fit, score_dynamics
 from svp_nlp.labels import LabelSet
-from svp_nlp.metrics import compute_metrics
+from svp_nlp.metrics import compute_metrics, recall_by_class
 from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import Labeled, Learner
 from svp_nlp.narrowing import View, look
@@ -41,6 +41,7 @@ class TargetResult:
     labeled_size: int
     metrics: Mapping[str, float]
     classes_predicted: int  # how many of the classes it gave at all
+    recall_by_class: Mapping[str, float]  # without classes that the test set does not hold
 
     def load(self) -> Any:
         """The predictor."""
@@ -315,6 +316,7 @@ def train_target(
     learner: Learner | str,
     test: Labeled,
     metrics: Sequence[str] = ("accuracy", "macro_f1"),
+    class_counts: Mapping[str, int] | None = None,
     arm: str = "target",
 ) -> TargetResult:
     """Train the target on labels, then read the test set once.
@@ -322,7 +324,10 @@ def train_target(
     Args:
         arm: directory of the model, below the seed's.
         metrics: ours (accuracy, error, macro_f1, ...) or names that `evaluate.load` knows.
+        class_counts: rows of each class in the pool, which say what is rare; None: among the labels.
     """
+    names = max(workspace.classes(labels), test.class_names, key=len)
+    counts = dict(class_counts or labels.class_counts(names))
     fitted = fit(workspace, arm, "target", learner, labels)
 
     ranks = workspace.run.ranks
@@ -354,17 +359,21 @@ def train_target(
             list(metrics),
             classes_T,
             references_N=test.labels_L,
-            num_classes=max(len(workspace.classes(labels)), len(test.class_names)),
+            num_classes=len(names),
+            counts_C=np.array([counts.get(name, 0) for name in names]),
         )
-        return {"metrics": values, "classes_predicted": len(np.unique(classes_T))}
+        recall_C = recall_by_class(classes_T, test.labels_L, len(names)).tolist()
+        recalls = {name: recall for name, recall in zip(names, recall_C, strict=True) if not np.isnan(recall)}
+        return {"metrics": values, "classes_predicted": len(np.unique(classes_T)), "recall_by_class": recalls}
 
     inputs = {
         "model": fitted.fingerprint,
         "test": test.fingerprint,
         "metrics": list(metrics),
+        "class_counts": counts,
     }
-    step = workspace.step(f"{fitted.name}/metrics", inputs, do, together=True)
-    return TargetResult(fitted, len(labels), step.output["metrics"], step.output["classes_predicted"])
+    found = workspace.step(f"{fitted.name}/metrics", inputs, do, together=True).output
+    return TargetResult(fitted, len(labels), found["metrics"], found["classes_predicted"], found["recall_by_class"])
 
 
 def resolve_sizes(sizes: Sequence[int | str], num_available: int) -> list[int]:

@@ -11,13 +11,14 @@ import datasets
 import evaluate
 import numpy as np
 
-from svp_nlp.metrics import FORMULAS
+from svp_nlp.metrics import FORMULAS, formula
 
 _INPUTS = """
 Args:
     predictions: class positions, integers from 0.
     references: class positions, integers from 0.
     num_classes: how many classes there are; without it, the highest class seen plus one.
+    class_counts: rows of each class in the pool, which tell rare_recall what is rare; without it, in the references.
 """
 
 
@@ -40,9 +41,12 @@ class FormulaMetric(evaluate.Metric):  # type: ignore[misc]
     def _build_data_dir(self) -> str:
         return ""  # evaluate would make a folder in the user's cache that stays empty
 
-    def _compute(self, *, predictions: Any, references: Any, num_classes: int | None = None) -> dict[str, float]:
+    def _compute(
+        self, *, predictions: Any, references: Any, num_classes: int | None = None, class_counts: Any = None
+    ) -> dict[str, float]:
         predicted_N = np.asarray(predictions, dtype=np.int64)
         expected_N = np.asarray(references, dtype=np.int64)
         if num_classes is None:
             num_classes = int(max(predicted_N.max(initial=0), expected_N.max(initial=0))) + 1
-        return {self.config_name: FORMULAS[self.config_name](predicted_N, expected_N, num_classes)}
+        counts_C = None if class_counts is None else np.asarray(class_counts, dtype=np.int64)
+        return {self.config_name: formula(self.config_name, counts_C)(predicted_N, expected_N, num_classes)}

@@ -3,13 +3,15 @@
 The formulas live here; `metric_modules` wraps them for `evaluate`. `compute_metrics` calls a formula of ours directly,
 because importing evaluate imports transformers and torch, which takes seconds.
 
-N rows, C classes. References and predictions are class positions in [0, C).
+N rows, C classes. References and predictions are class positions in [0, C). The mean recall over classes, also called
+macro recall, is `balanced_accuracy`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,12 +54,60 @@ def balanced_accuracy(
     return float(recall_score(references_N, predictions_N, labels=present, average="macro", zero_division=0))
 
 
+def recall_by_class(
+    predictions_N: npt.NDArray[np.int64], references_N: npt.NDArray[np.int64], num_classes: int
+) -> npt.NDArray[np.float64]:
+    """Part of the rows of each class that are found, float64 [C] in [0, 1]; NaN for a class without a row."""
+    rows_C = np.bincount(references_N, minlength=num_classes)
+    found_C = np.bincount(references_N[predictions_N == references_N], minlength=num_classes)
+    return np.divide(found_C, rows_C, out=np.full(num_classes, np.nan), where=rows_C > 0)
+
+
+def rarest(counts_C: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which classes are the rare ones, bool [C]: those with the fewest rows, as far as they are a quarter of all.
+
+    Classes with equally many rows are rare together or not at all; where those with the fewest are more than a quarter,
+    they alone are the rare ones. A class without a row is none of them, nor counted.
+    """
+    counts = np.sort(counts_C[counts_C > 0])
+    if not len(counts):
+        return np.zeros(len(counts_C), dtype=np.bool_)
+    rare_C = (counts_C > 0) & (counts_C < counts[len(counts) // 4])
+    return rare_C if rare_C.any() else counts_C == counts[0]
+
+
+def rare_recall(
+    predictions_N: npt.NDArray[np.int64],
+    references_N: npt.NDArray[np.int64],
+    num_classes: int,
+    *,
+    counts_C: npt.NDArray[np.int64] | None = None,
+) -> float:
+    """Mean recall of the rare classes (see `rarest`) that the references hold, in [0, 1]; NaN if they hold none.
+
+    What is rare is told by the rows that can be learned from, not by the test set, which often has as many of each.
+
+    Args:
+        counts_C: rows of each class in the pool; None: in the references.
+    """
+    counts_C = np.bincount(references_N, minlength=num_classes) if counts_C is None else counts_C
+    recall_C = recall_by_class(predictions_N, references_N, num_classes)
+    found = recall_C[rarest(counts_C) & ~np.isnan(recall_C)]
+    return float(found.mean()) if len(found) else math.nan
+
+
 FORMULAS: dict[str, Formula] = {
     "accuracy": accuracy,
     "error": error,
     "macro_f1": macro_f1,
     "balanced_accuracy": balanced_accuracy,
+    "rare_recall": rare_recall,
 }
+
+
+def formula(name: str, counts_C: npt.NDArray[np.int64] | None = None) -> Formula:
+    """One of FORMULAS, with the rows of each class in the pool where it asks for them."""
+    return partial(rare_recall, counts_C=counts_C) if name == "rare_recall" else FORMULAS[name]
 
 
 def load_metric(name: str) -> Any:
@@ -88,6 +138,7 @@ def compute_metrics(
     *,
     references_N: npt.ArrayLike,
     num_classes: int,
+    counts_C: npt.NDArray[np.int64] | None = None,
 ) -> dict[str, float]:
     """Each named metric of one set of predictions.
 
@@ -96,8 +147,10 @@ def compute_metrics(
         predictions_N: integers in [0, num_classes), N >= 1.
         references_N: as the predictions.
         num_classes: C, also when the references do not hold all classes.
+        counts_C: rows of each class in the pool, for rare_recall; None: in the references.
     Returns:
-        name -> value; the keys that a metric of evaluate chooses itself are kept when it returns several.
+        name -> value, without those that these references do not tell (rare_recall without a row of a rare class);
+        the keys that a metric of evaluate chooses itself are kept when it returns several.
     Raises:
         SVPError: nothing to measure, lengths differ, a class is out of range, or a foreign metric fails.
     """
@@ -108,7 +161,8 @@ def compute_metrics(
     results: dict[str, float] = {}
     for name in names:
         if name in FORMULAS:
-            results[name] = FORMULAS[name](predicted_N, expected_N, num_classes)
+            value = formula(name, counts_C)(predicted_N, expected_N, num_classes)
+            results |= {} if math.isnan(value) else {name: value}
         else:
             results.update(_foreign(name, predicted_N, expected_N))
     return results

@@ -22,7 +22,9 @@ pairs = st.lists(st.tuples(st.integers(0, NUM_CLASSES - 1), st.integers(0, NUM_C
 
 def brute_force(rows: list[tuple[int, int]]) -> dict[str, float]:
     right = sum(p == r for p, r in rows)
-    f1, recalls = [], []
+    f1, recalls, rare = [], [], []
+    counts = sorted(count for count in (sum(r == c for _, r in rows) for c in range(NUM_CLASSES)) if count)
+    least = counts[0]
     for c in range(NUM_CLASSES):
         hit = sum(p == r == c for p, r in rows)
         predicted = sum(p == c for p, _ in rows)
@@ -30,11 +32,14 @@ def brute_force(rows: list[tuple[int, int]]) -> dict[str, float]:
         f1.append(2 * hit / (predicted + there) if predicted + there else 0.0)
         if there:
             recalls.append(hit / there)
+            if there <= least:
+                rare.append(hit / there)
     return {
         "accuracy": right / len(rows),
         "error": 1 - right / len(rows),
         "macro_f1": sum(f1) / NUM_CLASSES,
         "balanced_accuracy": sum(recalls) / len(recalls),
+        "rare_recall": sum(rare) / len(rare),
     }
 
 
@@ -158,3 +163,34 @@ def test_foreign_metric_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPat
 def test_bad_input_says_what_was_found(predictions, references, message: str) -> None:
     with pytest.raises(SVPError, match=message):
         compute_metrics(["accuracy"], predictions, references_N=references, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "rare"),
+    [
+        ([25] * 30 + [50] * 30 + [75] * 29 + [100] * 62, range(30)),
+        ([10, 20, 30, 40], [0]),
+        ([40, 10, 10, 30, 0], [1, 2]),
+        ([40, 10, 10, 30, 50, 60, 70, 80], [1, 2]),
+        ([5, 10, 10, 30, 50, 60, 70, 80], [0]),
+        ([90, 10], [1]),
+        ([7, 7, 7], [0, 1, 2]),
+        ([0, 0], []),
+    ],
+)
+def test_rare_are_those_with_the_fewest_rows_up_to_a_quarter_of_all(counts, rare) -> None:
+    assert np.flatnonzero(metrics.rarest(np.array(counts))).tolist() == list(rare)
+
+
+def test_what_is_rare_is_told_by_the_pool_and_not_by_the_test_set() -> None:
+    predictions, references, pool = np.array([0, 0, 1, 2, 0]), np.array([0, 0, 1, 2, 2]), np.array([90, 80, 10])
+    given = {"references_N": references, "num_classes": 3}
+    assert compute_metrics(["rare_recall"], predictions, **given, counts_C=pool) == {"rare_recall": 0.5}
+    assert compute_metrics(["rare_recall"], predictions, **given) == {"rare_recall": 1.0}
+    module = load_metric("rare_recall")
+    found = module.compute(predictions=predictions, references=references, class_counts=pool.tolist())
+    assert found == {"rare_recall": 0.5}
+    without = compute_metrics(["rare_recall", "error"], [0, 1], references_N=[0, 1], num_classes=3, counts_C=pool)
+    assert without == {"error": 0.0}
+    recall_C = metrics.recall_by_class(np.array([0, 1]), np.array([0, 0]), 2)
+    np.testing.assert_array_equal(recall_C, [0.5, np.nan])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from svp_nlp.errors import RecipeError, did_you_mean
 from svp_nlp.strategies.badge import badge
+from svp_nlp.strategies.balance import class_balanced, rare_classes
 from svp_nlp.strategies.base import Picks, Strategy, pointwise, select, setwise
 from svp_nlp.strategies.clusters import cluster_margin, typiclust
 from svp_nlp.strategies.coverage import facility_location, prob_cover
@@ -17,6 +18,7 @@ _ALL = (
     random, least_confidence, margin, entropy,
     forgetting_events, aum, el2n, hard_to_learn, ambiguous,
     greedy_k_centers, facility_location, badge, cluster_margin, typiclust, prob_cover,
+    class_balanced, rare_classes,
 )  # fmt: skip
 STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
 
