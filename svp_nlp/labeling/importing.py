@@ -115,7 +115,8 @@ def import_rows(
     queue.refresh()
     problems: Problems = defaultdict(list)
     known, unknown = _join(queue, rows, problems)
-    answered = [_ready(row, queue) for row in known if row.is_answered or row.problem or row.origin]
+    classes = frozenset(queue.classes)
+    answered = [_ready(row, classes) for row in known if row.is_answered or row.problem or row.origin]
     answered = _named(answered, annotator, problems)
     _find_wrong(queue, answered, problems)
     told = [
@@ -181,10 +182,11 @@ def _join(queue: LabelQueue, rows: Iterable[LabelRow], problems: Problems) -> tu
     return known, unknown
 
 
-def _ready(row: LabelRow, queue: LabelQueue) -> LabelRow:
+def _ready(row: LabelRow, classes: frozenset[str]) -> LabelRow:
     """The row with what its label cell means, and a time that is one."""
-    label, kind = normalise(row.label), row.kind.strip().lower()
-    if not kind and label in MARKS and label not in queue.classes:
+    label = row.label if row.label in classes else normalise(row.label)  # a class may hold a line break
+    kind = row.kind.strip().lower()
+    if not kind and label in MARKS and label not in classes:
         kind = MARKS[label]
     kind = kind or "label"
     return dataclasses.replace(
