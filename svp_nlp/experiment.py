@@ -35,6 +35,7 @@ from svp_nlp.results import is_finished, save_results
 from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine
 from svp_nlp.selected import SelectedRows, drop_outgrown, write_selected
 from svp_nlp.selection import scores_at
+from svp_nlp.stopping_step import tell
 from svp_nlp.strategy_spec import StrategySpec
 from svp_nlp.tracking import Tracker, open_tracker
 from svp_nlp.workspace import START, Round, Workspace
@@ -128,6 +129,7 @@ def _report_where_it_waits(run: Run, results: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except WaitingForLabels:
+        results["finished"] = False  # also where a rule had stopped it before
         _save(run, results)
         if run.ranks.is_main:
             _report(run, results)
@@ -225,10 +227,10 @@ def _run_arm(
         )
         results["lineage"].append(lineage_row(base, round_))
         if is_new:
-            results["finished"] = False  # a run that a rule had stopped, and that goes on
+            results["finished"] = False  # as one that a rule had stopped, and that goes on
             tracker.log_round(results["rounds"][-1])
         results["stopping"] += stopping_rows(base, round_)
-        _tell_stop(workspace, recipe, arm, round_)
+        tell(workspace, arm.name, round_, recipe.stop)
         if any(planned < size <= round_.planned_size for size in target_sizes):
             _add_target(workspace, recipe, prepared.data, arm=arm, round_=round_, selection_cost=total, results=results)
             if workspace.run.steps_done > done:
@@ -248,17 +250,6 @@ def _run_arm(
     if rounds[-1].scored is not None and arm.selector == "proxy" and workspace.run.ranks.is_main:
         results["picks"].append({**base, **extreme_picks(workspace, rounds)})
     return rounds
-
-
-def _tell_stop(workspace: Workspace, recipe: Recipe, arm: Arm, round_: Round) -> None:
-    """Say that a rule ends the rounds, also to those who label; take it back where a run that was stopped goes on."""
-    reason = None
-    if recipe.stop is not None and round_.watched is not None and round_.watched.ends:
-        reason = recipe.stop.sentence(round_.watched.rows)
-        log.info("  %s: %s", arm.name, reason)
-    if isinstance(workspace.oracle, FilesOracle) and workspace.run.ranks.is_main:
-        with disk_errors(workspace.run.directory):
-            workspace.oracle.queue.note_stop(reason)
 
 
 def _rounds(workspace: Workspace, recipe: Recipe, arm: Arm, sizes: list[int]) -> Iterator[Round]:

@@ -140,7 +140,7 @@ def _ended(runs: Sequence[Run]) -> list[str]:
     """Which rule ended which run."""
     return [
         f"Seed {entry['seed']}, {entry['strategy']}: the rule {(run.get('stop') or {}).get('rule')} ended the rounds "
-        f"at {fmt.count(entry['labeled_size'])} labels. The same recipe with --set stop=null goes on from there."
+        f"at {fmt.count(entry['labeled_size'])} labels. Resumed without stop in its recipe, the run goes on from there."
         for run in runs
         for entry in run.get("stopping") or ()
         if entry.get("ends")
@@ -157,7 +157,7 @@ def _chart(
         lines.append(Line(series.label, styles.get(series, "s0"), points))
     if max((len(line.points) for line in lines), default=0) < 2:  # a single point is in the table
         return None
-    frame = Frame(270, 180, left=40, right=8)
+    frame = Frame(270, 160, left=40, right=8, top=10)  # its title stands above
     chart = line_chart(lines, frame, x_title="labels", y_title="", description=f"{title}, by labels")
     return {"title": title, "chart": chart}
 

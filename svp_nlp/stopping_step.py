@@ -7,6 +7,7 @@ The signals are in its step.json.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +20,15 @@ from svp_nlp.arrays import FloatNC, IntN, fingerprint_array
 from svp_nlp.files import atomic_file
 from svp_nlp.models import load_predictor
 from svp_nlp.models.base import Labeled
+from svp_nlp.oracles.files import FilesOracle
+from svp_nlp.run import disk_errors
 from svp_nlp.sizes import resolve_size
 from svp_nlp.stop_spec import MORE, StopSpec
 from svp_nlp.stopping import Watched, classification_change, kappa, overall_uncertainty, stop_set
 from svp_nlp.stopping_curve import LEAST_POINTS, expected_gain
 from svp_nlp.workspace import ROWS_PER_BATCH, Fitted, Round, Workspace
 
+log = logging.getLogger(__name__)
 _CLASSES_FILE = "classes.npy"
 
 
@@ -81,6 +85,17 @@ def watch(
     earlier = () if previous is None else previous.rows
     rows = (*earlier, {**row, **_gain([*earlier, row], MORE if stop is None or stop.more is None else stop.more)})
     return Watched(step.path, fitted.fingerprint, rows, holds=_holds(workspace, stop, rows))
+
+
+def tell(workspace: Workspace, arm: str, round_: Round, stop: StopSpec | None) -> None:
+    """Say that a rule ends the rounds, also to those who label; take it back where a run that was stopped goes on."""
+    reason = None
+    if stop is not None and round_.watched is not None and round_.watched.ends:
+        reason = stop.sentence(round_.watched.rows)
+        log.info("  %s: %s", arm, reason)
+    if isinstance(workspace.oracle, FilesOracle) and workspace.run.ranks.is_main:
+        with disk_errors(workspace.run.directory):
+            workspace.oracle.queue.note_stop(reason)
 
 
 def _holds(workspace: Workspace, stop: StopSpec | None, rows: tuple[Mapping[str, Any], ...]) -> bool:
