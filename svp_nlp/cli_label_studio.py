@@ -95,8 +95,8 @@ def pull(
         done = pull_answers(queue, _client(queue, url, token), project=_number_or_title(project))
         waiting = sum(c.open + c.conflicts for c in map(queue.counts, queue.requests))
         lines = [
-            f"{done.new:,} new answers from project {done.title!r} ({done.skipped:,} skips, {done.retracted:,} taken "
-            f"back); {done.known:,} were known",
+            f"{done.new:,} new answers from project {done.title!r} ({done.skipped:,} skips, {done.changed:,} "
+            f"changed); {done.known:,} were known",
             *([f"{done.empty:,} annotations are empty: no answers"] if done.empty else []),
             *([f"{done.foreign:,} tasks there are not of this run; they were left alone"] if done.foreign else []),
             f"{waiting:,} rows still wait for an answer" if waiting else "no row waits any more: call `svp run` again",

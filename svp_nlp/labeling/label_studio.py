@@ -19,8 +19,9 @@ import filelock
 from svp_nlp.errors import LabelError, LabelStudioRefused, RunError
 from svp_nlp.files import read_json, write_json
 from svp_nlp.labeling.formats.label_studio import task_of
-from svp_nlp.labeling.label_studio_client import BadRequest, Client, Json, Uncertain
+from svp_nlp.labeling.label_studio_client import Client, Json
 from svp_nlp.labeling.label_studio_config import extended, new_config
+from svp_nlp.labeling.label_studio_http import BadRequest, Uncertain
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.requests import Request, Row
 from svp_nlp.labeling.table import About, LabelRow
@@ -111,8 +112,8 @@ def push(
                 f"{where} has the name of this run, and tasks of something else; give --project {id} to add to them, "
                 "or another title"
             )
-        write_json(queue.directory / _FILE, {"url": client.url, "project": id})
         config = None if created else extended(str(found.get("label_config") or ""), queue.classes, where)
+        write_json(queue.directory / _FILE, {"url": client.url, "project": id})
         if config is not None:
             client.change_project(id, {"label_config": config})
         open_rows = [
@@ -211,7 +212,7 @@ def _by_title(client: Client, title: str) -> Json | None:
 def _as_html(markdown: str) -> str:
     """Markdown as it is written, in paragraphs: the tool knows HTML only."""
     blocks = re.split(r"\n\s*\n", html.escape(markdown.strip()))
-    return "".join("<p>" + block.strip().replace("\n", "<br/>") + "</p>" for block in blocks)
+    return "".join("<p>" + block.strip().replace("\n", "<br>") + "</p>" for block in blocks)
 
 
 def _tasks_of_rows(client: Client, project: int) -> Counter[str]:
@@ -252,15 +253,18 @@ def _import(client: Client, project: int, tasks: Sequence[Json]) -> None:
             failures += 1
             if failures >= _TRIES:
                 raise
-            there = _tasks_of_rows(client, project)
+            there, before = _tasks_of_rows(client, project), len(waiting)
             waiting = [task for task in waiting if row_id(task) not in there]
+            failures = failures if len(waiting) == before else 0
         log.info("%s of %s tasks are there", f"{len(tasks) - len(waiting):,}", f"{len(tasks):,}")
 
 
 def _import_batch(client: Client, project: int, tasks: Sequence[Json]) -> None:
     """Add tasks, in halves where the server takes all or none of them and refuses."""
     try:
-        client.import_tasks(project, tasks)
+        if not client.import_tasks(project, tasks):
+            ids = {row_id(task) for task in tasks}
+            client.wait_for(lambda: ids <= _tasks_of_rows(client, project).keys())
     except BadRequest as error:
         if len(tasks) == 1:
             raise LabelStudioRefused(

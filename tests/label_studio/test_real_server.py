@@ -1,0 +1,92 @@
+"""Pushing to and pulling from a real Label Studio. SVP_RECORD=1 writes down what it says, for the ordinary tests."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import pytest
+from label_studio_cases import CASES, CLASSES, annotate, client_of, make_queue, tasks_of
+from label_studio_wire import RECORDED, TOKEN, forward, recording, serving
+from small_run import outcome, small_recipe
+from toy import CLASS_NAMES, toy_rows, write_toy
+
+from svp_nlp.errors import LabelStudioError, WaitingForLabels
+from svp_nlp.experiment import run_recipe
+from svp_nlp.labeling import label_studio
+from svp_nlp.labeling.label_studio import push
+from svp_nlp.labeling.label_studio_client import Client
+from svp_nlp.labeling.label_studio_http import Patience
+from svp_nlp.labeling.label_studio_pull import pull
+from svp_nlp.labeling.queue import LabelQueue
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_with_a_real_server(case, server, tmp_path):
+    file = RECORDED / f"{case.__name__}.json" if os.environ.get("SVP_RECORD") else None
+    with recording(server, file) as url:
+        case(url, tmp_path)
+
+
+@pytest.mark.parametrize("is_done", [False, True], ids=["lost on the way there", "lost on the way back"])
+def test_whichever_call_of_a_push_is_lost_the_next_push_leaves_each_row_there_once(
+    server, tmp_path, monkeypatch, is_done
+):
+    monkeypatch.setattr(label_studio, "_BATCH", 3)
+    monkeypatch.setattr(label_studio, "_TRIES", 1)
+    for lost in itertools.count():
+        calls = itertools.count()
+
+        def answer(method, path, body, headers, lost=lost, calls=calls):
+            number = next(calls)
+            if number >= lost and not (is_done and number == lost):
+                return None
+            status, content = forward(server, method, path, body, headers)
+            return None if number == lost else (status, content, {})
+
+        name = f"lost {lost} {is_done}"
+        queue = make_queue(tmp_path / str(lost), name)
+        with serving(answer) as url:
+            client = Client(url, TOKEN, patience=Patience(deadline_s=0.01, first_wait_s=0.01))
+            try:
+                push(queue, client)
+            except LabelStudioError:
+                finished = False
+            else:
+                finished = True
+        (queue.directory / "label_studio.json").unlink(missing_ok=True)  # it holds the address of that door
+        done = push(queue, client_of(server), project=name)
+        assert list(tasks_of(server, done.project)) == [row.id for row in queue.requests[0].rows]
+        assert len(client_of(server).projects(name)) == 1
+        if finished:
+            return
+
+
+def test_people_who_know_the_truth_give_the_run_of_a_simulation_through_label_studio(server, tmp_path):
+    pool = write_toy(tmp_path / "toy")
+    truth = {text: CLASS_NAMES[label] for text, label in zip(*toy_rows(), strict=True)}
+    changes = {"labeled_sizes": [40, 60], "target": None}
+    run_recipe(small_recipe(pool, **changes), tmp_path / "column", stop_requested=lambda: False)
+    asked = {"kind": "files", "labels": list(CLASS_NAMES)}
+    recipe = small_recipe(pool, **changes, oracle=asked, baselines=None)
+    for _ in range(4):
+        try:
+            run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
+            break
+        except WaitingForLabels:
+            queue = LabelQueue.open(tmp_path / "run")
+            project = push(queue, client_of(server), project="a whole run", suggestions=True).project
+            for task in client_of(server).tasks(project, annotations=True):
+                if not task["annotations"]:
+                    annotate(server, task["id"], truth[task["data"]["text"]])
+            pull(queue, client_of(server))
+    found = outcome(tmp_path / "run")
+    assert found and found == outcome(tmp_path / "column")
+
+
+def test_many_classes_can_be_searched(server, tmp_path):
+    names = (*CLASSES, *(f"class {number}" for number in range(80)))
+    project = push(make_queue(tmp_path, "many", labels=names, rows=1), client_of(server)).project
+    settings = client_of(server).project(project)
+    assert settings["parsed_label_config"]["svp_label"]["labels"] == list(names)
+    assert "<Filter" in settings["label_config"]
