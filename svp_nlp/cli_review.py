@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ from svp_nlp.errors import RecipeError
 if TYPE_CHECKING:
     from svp_nlp.quality_review import Doubt, Review
 
-_SHOWN = 20  # rows on the screen, unless --top says otherwise
+_SHOWN = 10  # rows of each kind on the screen, unless --top says otherwise
 _WIDTH = 100
 
 
@@ -24,6 +25,7 @@ class ScoreName(str, enum.Enum):
 
     self_confidence = "self_confidence"
     normalized_margin = "normalized_margin"
+    activelab = "activelab"
 
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
@@ -43,7 +45,10 @@ def review(
         str | None,
         typer.Option("--proxy", metavar="KIND", help="Models to ask, such as fasttext. [default: the recipe's proxy]"),
     ] = None,
-    score: Annotated[ScoreName, typer.Option("--score", help="What labels are ranked by.")] = ScoreName.self_confidence,
+    score: Annotated[
+        ScoreName,
+        typer.Option("--score", help="What labels are ranked by; activelab: where another annotator would help most."),
+    ] = ScoreName.self_confidence,
     folds: Annotated[int, typer.Option("--folds", min=2, help="So many trainings; each leaves a part out.")] = 5,
     output: FormatOption = Format.human,
     verbose: VerboseOption = False,
@@ -62,20 +67,27 @@ def review(
         if write:
             written = write_review(LabelQueue.open(run_dir), result)
             paths = {f"review_{kind}": str(path) for kind, path in written.items()}
-        human = _lines(run_dir, found, shown=len(found.doubts) if top else _SHOWN, paths=paths)
+        human = _lines(run_dir, found, shown=top or _SHOWN, paths=paths)
         show({**result, **paths}, output, quiet="\n".join(doubt.id for doubt in found.doubts), human=human)
 
 
 def _lines(run_dir: Path, found: Review, *, shown: int, paths: dict[str, str]) -> list[str]:
-    lines = [line for doubt in found.doubts[:shown] for line in _doubt_lines(doubt)]
-    if len(found.doubts) > shown:
-        lines += [f"and {len(found.doubts) - shown:,} more: --top N, or --write for all of them", ""]
+    differ = [doubt for doubt in found.doubts if doubt.score is None]
+    lines = _listed("rows where annotators differ", differ, _SHOWN) if differ else []
+    lines += _listed("labels, the most suspicious first", found.doubts[len(differ) :], shown)
     alone = f"; {found.alone:,} are the only ones of their class and cannot be judged" if found.alone else ""
     decided = f"; {found.reviewed:,} were decided on before" if found.reviewed else ""
     lines.append(
         f"{found.labelled:,} labels, {found.likely:,} likely wrong by {found.proxy} in {found.folds} folds; "
         f"{found.conflicts:,} rows where annotators differ{decided}{alone}"
     )
+    if found.seeds:
+        ids = ", ".join(f"{seed.id} ({seed.given} -> {seed.suggested})" for seed in found.seeds[:_SHOWN])
+        more = f" and {len(found.seeds) - _SHOWN:,} more" if len(found.seeds) > _SHOWN else ""
+        lines.append(
+            f"{len(found.seeds):,} of the seed labels are likely wrong as well: {ids}{more}; they count as they are in "
+            "this run: correct their file before the next one"
+        )
     if paths:
         lines += [
             f"written: {', '.join(paths.values())}",
@@ -85,6 +97,12 @@ def _lines(run_dir: Path, found: Review, *, shown: int, paths: dict[str, str]) -
     elif found.doubts:
         lines.append(f"decide on one: svp label decide {run_dir} ID LABEL; on many: --write")
     return lines
+
+
+def _listed(title: str, doubts: Sequence[Doubt], shown: int) -> list[str]:
+    lines = [f"{title}:", "", *(line for doubt in doubts[:shown] for line in _doubt_lines(doubt))]
+    more = len(doubts) - shown
+    return [*lines, f"and {more:,} more, in --format json and --write", ""] if more > 0 else lines
 
 
 def _doubt_lines(doubt: Doubt) -> list[str]:
@@ -112,6 +130,7 @@ def decide(
     with command(output, verbose):
         from svp_nlp.labeling.queue import LabelQueue
         from svp_nlp.quality_decisions import read_table, write_decisions
+        from svp_nlp.results import is_finished
 
         if (file is None) != (id is not None and label is not None) or (file is not None and id is not None):
             raise RecipeError("expected ID and LABEL of one row, or --file with a table of many")
@@ -120,8 +139,8 @@ def decide(
         found = write_decisions(queue, decisions, annotator=annotator)
         known = f"; {found['known']:,} were known" if found["known"] else ""
         changed = found["decided"] - found["kept"]
-        lines = [
-            f"{found['decided']:,} decisions written, {changed:,} of them another label than before{known}",
-            "the next `svp run` takes them in",
-        ]
+        after = (
+            "the run is finished: its target stays as it is" if is_finished(run_dir) else "its next round learns them"
+        )
+        lines = [f"{found['decided']:,} decisions written, {changed:,} of them another label than before{known}", after]
         show({"lines": lines, "run_dir": str(run_dir), **found}, output, quiet=str(found["decided"]))

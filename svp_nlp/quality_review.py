@@ -1,15 +1,16 @@
 """Which labels of a run somebody should look at again: those that annotators differ on, then the likely errors.
 
 What is known about rows and labels comes from the label queue, so a run that was moved elsewhere can be reviewed there;
-only images, and a dev set of its own, are read from where the recipe says.
+only images, seed labels' texts and a dev set of its own are read from where the recipe says.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,16 +21,20 @@ from svp_nlp.errors import LabelError, RecipeError
 from svp_nlp.files import read_json
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.requests import Row
+from svp_nlp.labels import LabelSet
 from svp_nlp.models import make_learner
 from svp_nlp.models.base import TEXT, Labeled, Learner
 from svp_nlp.pool import IMAGE
 from svp_nlp.quality import Score, find_label_errors
+from svp_nlp.quality_annotators import active_label_scores, check_cleanlab
 from svp_nlp.quality_folds import FOLDS, out_of_fold
 from svp_nlp.recipe import HeldOutSpec, Recipe, make_recipe
 from svp_nlp.run import RECIPE_FILE, STEP_FILE
 
 log = logging.getLogger(__name__)
+_SEEDS_FILE = "seeds/labels.parquet"  # below the run directory, where there are any
 _SLOW_SECONDS = 60.0
+_RELABELLED = 100  # rows that are named for another label, unless a number is given
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Review:
 
     Attributes:
         doubts: conflicts between annotators in the order of the requests, then labels, the most suspicious first.
+        seeds: labels of oracle.seed_labels that are likely wrong. They were asked of nobody, so nobody can decide on
+            them here.
         labelled: rows that were looked at.
         likely: labels that are likely wrong, also those that `doubts` leaves out.
         reviewed: labels that somebody has decided on already; they are not doubted again.
@@ -66,6 +73,7 @@ class Review:
     """
 
     doubts: tuple[Doubt, ...]
+    seeds: tuple[Doubt, ...]
     labelled: int
     likely: int
     conflicts: int
@@ -78,7 +86,8 @@ class Review:
         """JSON values; `rows` are the doubts."""
         return {
             "rows": [asdict(doubt) for doubt in self.doubts],
-            **{name: value for name, value in vars(self).items() if name != "doubts"},
+            "seeds": [asdict(doubt) for doubt in self.seeds],
+            **{name: value for name, value in vars(self).items() if name not in ("doubts", "seeds")},
         }
 
 
@@ -87,7 +96,7 @@ def review_run(
     *,
     top: int | None = None,
     proxy: str | None = None,
-    score: Score = "self_confidence",
+    score: Score | Literal["activelab"] = "self_confidence",
     folds: int = FOLDS,
 ) -> Review:
     """Look at all labels of a run's training rows, by models that were trained without the row itself.
@@ -95,117 +104,164 @@ def review_run(
     Args:
         top: so many labels, whether likely wrong or not; None: those that are likely wrong.
         proxy: kind of a learner with default options; None: the proxy of the run's recipe.
+        score: what labels are ranked by; `activelab`: by how much another annotator's label would help, conflicts among
+            the others, see `quality_annotators`.
     Raises:
-        RecipeError: nothing of the run is labelled by people, or the proxy cannot read its rows.
+        RecipeError: nothing of the run is labelled by people, the proxy cannot read its rows, or cleanlab is missing.
         LabelError: too few labels to compare any.
+        PoolError: the pool is needed (images, seed labels) and cannot be opened.
     """
     queue = LabelQueue.open(run_dir)
     recipe = make_recipe(read_json(queue.run_dir / RECIPE_FILE), f"{queue.run_dir / RECIPE_FILE}")
     learner = _learner(queue, recipe, proxy)
-    rows = [row for request in queue.requests if request.part == "train" for row in request.rows]
-    conflicts = [_conflict(queue, row) for row in rows if queue.resolution(row.id).status == "conflict"]
-    rows = [row for row in rows if queue.resolution(row.id).status == "labelled"]
+    if score == "activelab":
+        check_cleanlab()
+        top = top or _RELABELLED
+    known = _known_rows(queue)
+    differ = [_conflict(one) for one in known if one.given is None]
+    if score != "activelab":
+        known = [one for one in known if one.given is not None]
     try:
-        doubts, facts = _doubts(queue, recipe, learner, rows, score=score, folds=folds)
+        doubts, alone = _doubts(queue, recipe, learner, known, score=score, folds=folds)
     except LabelError as error:
-        if not conflicts:
+        if not differ:
             raise
         log.warning("%s", error)
-        doubts, facts = [], {"likely": 0, "reviewed": 0, "alone": 0}
-    shown = [doubt for doubt in doubts if doubt.is_likely] if top is None else doubts[:top]
+        doubts, alone = [], 0
+    seeds = {one.row.id for one in known if one.is_seed}
+    asked = [doubt for doubt in doubts if doubt.id not in seeds]
+    shown = asked[:top] if top is not None else [doubt for doubt in asked if doubt.is_likely]
     return Review(
-        (*conflicts, *shown),
-        labelled=len(rows),
-        conflicts=len(conflicts),
+        tuple(shown if score == "activelab" else [*differ, *shown]),
+        seeds=tuple(doubt for doubt in doubts if doubt.id in seeds and doubt.is_likely),
+        labelled=sum(one.given is not None for one in known),
+        likely=sum(doubt.is_likely for doubt in asked),
+        conflicts=len(differ),
+        reviewed=sum(one.is_decided for one in known),
+        alone=alone,
         proxy=learner.spec.kind,
-        folds=min(folds, len(rows)),
-        **facts,
+        folds=min(folds, len(known)),
     )
 
 
 def _learner(queue: LabelQueue, recipe: Recipe, kind: str | None) -> Learner:
     spec = recipe.proxy if kind is None else make_learner(kind).spec
-    if spec.reads != queue.project.modality:
+    wanted = queue.project.modality
+    if spec.reads != wanted:
         raise RecipeError(
-            f"--proxy {spec.kind} reads {spec.reads}s, but the rows of this run are {queue.project.modality}s"
+            f"--proxy {spec.kind} reads {spec.reads}s, but the rows of this run are {wanted}s; name another"
         )
-    commits = queue.run_dir / "models" / STEP_FILE
-    if kind is None and commits.exists() and (commit := read_json(commits)["output"].get("proxy")) is not None:
+    if kind is None and (commit := _step_output(queue, "models").get("proxy")) is not None:
         spec = spec.at(commit)  # type: ignore[attr-defined]  # the model of the Hub as the run knows it
     return make_learner(spec)
 
 
-def _doubts(
-    queue: LabelQueue, recipe: Recipe, learner: Learner, rows: list[Row], *, score: Score, folds: int
-) -> tuple[list[Doubt], dict[str, int]]:
-    """All labelled rows that nobody has decided on, the most suspicious first."""
-    labeled = _labeled(queue, recipe, rows)
-    keys_L = keys_of(hash_strings(pa.array([row.id for row in rows], pa.large_string())))
-    _say_cost(queue, learner, rows=len(rows), folds=folds)
-    probs_LC = out_of_fold(
-        learner,
-        labeled,
-        keys_L=keys_L,
-        seed=recipe.seeds[0],
-        folds=folds,
-        dev=_dev(recipe, labeled),
-        on_fold=lambda fold: log.debug("fold %d of %d", fold, folds),
-    )
-    found = find_label_errors(labeled.labels_L, probs_LC, keys_L=keys_L, score=score)
-    names, doubts = labeled.class_names, []
-    is_decided = [(said := queue.answers_of(row.id)) is not None and said.decision is not None for row in rows]
-    for at in found.order.tolist():
-        if is_decided[at] or not found.judged[at]:
+def _step_output(queue: LabelQueue, name: str) -> dict[str, Any]:
+    path = queue.run_dir / name / STEP_FILE
+    found: dict[str, Any] = read_json(path)["output"] if path.exists() else {}
+    return found
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A row with a label; `given` is None where annotators differ, `label` is then one that most of them gave."""
+
+    row: Row
+    label: str
+    given: str | None
+    votes: dict[str, str]  # annotator -> label
+    is_decided: bool = False
+    is_seed: bool = False
+
+
+def _known_rows(queue: LabelQueue) -> list[_Known]:
+    found = []
+    for row in (row for request in queue.requests if request.part == "train" for row in request.rows):
+        resolution, said = queue.resolution(row.id), queue.answers_of(row.id)
+        if said is None or resolution.status not in ("labelled", "conflict"):
             continue
-        given, other = int(labeled.labels_L[at]), int(found.suggested[at])
-        shares = dict.fromkeys([names[other], names[given]])
-        told = ", ".join(f"{name} {100 * probs_LC[at, names.index(name)]:.0f} %" for name in shares)
+        decision = said.decision
+        counted = said.votes or ([decision] if decision is not None else [])
+        votes = {vote.annotator: vote.label for vote in counted if vote.label}
+        # Of several labels that most gave any will do: models need one.
+        label = resolution.label or max(sorted(votes.values()), key=list(votes.values()).count)
+        found.append(_Known(row, label, resolution.label, votes, is_decided=decision is not None))
+    if (queue.run_dir / _SEEDS_FILE).exists():
+        seeds = LabelSet.load(queue.run_dir / _SEEDS_FILE).table.select(["position", "id", "label", "annotator"])
+        for seed in seeds.to_pylist():
+            row = Row(seed["id"], seed["position"], "")
+            found.append(_Known(row, seed["label"], seed["label"], {seed["annotator"]: seed["label"]}, is_seed=True))
+    return found
+
+
+def _labeled(queue: LabelQueue, recipe: Recipe, known: Sequence[_Known]) -> Labeled:
+    positions_L = np.array([one.row.position for one in known], dtype=np.int64)
+    if queue.project.modality == IMAGE or any(one.is_seed for one in known):
+        commit = _step_output(queue, "pools").get("pool")
+        rows = pool_ref(recipe.pool, revision=commit).open().take(positions_L)
+    else:
+        rows = pa.table({TEXT: pa.array([one.row.text for one in known], pa.large_string())})
+    class_names = tuple(dict.fromkeys([*queue.classes, *(one.label for one in known)]))
+    at = {name: number for number, name in enumerate(class_names)}
+    return Labeled(rows, np.array([at[one.label] for one in known], dtype=np.int64), positions_L, class_names)
+
+
+def _dev(recipe: Recipe, learner: Learner, class_names: tuple[str, ...]) -> Labeled | float | None:
+    """As the run has it."""
+    if not isinstance(recipe.dev, HeldOutSpec):
+        return recipe.dev
+    if not hasattr(learner.spec, "training"):
+        return None
+    return labeled_rows(pool_ref(recipe.dev).open(), recipe.dev.label_column, class_names, source="dev set")[0]
+
+
+def _doubts(
+    queue: LabelQueue,
+    recipe: Recipe,
+    learner: Learner,
+    known: Sequence[_Known],
+    *,
+    score: Score | Literal["activelab"],
+    folds: int,
+) -> tuple[list[Doubt], int]:
+    """All rows that nobody has decided on, the most suspicious first; how many cannot be judged."""
+    labeled = _labeled(queue, recipe, known)
+    keys_L = keys_of(hash_strings(pa.array([one.row.id for one in known], pa.large_string())))
+    _say_cost(queue, learner, rows=len(known), folds=folds)
+    dev = _dev(recipe, learner, labeled.class_names)
+    probs_LC = out_of_fold(learner, labeled, keys_L=keys_L, seed=recipe.seeds[0], folds=folds, dev=dev)
+    by: Score = "self_confidence" if score == "activelab" else score
+    found = find_label_errors(labeled.labels_L, probs_LC, keys_L=keys_L, score=by)
+    if score == "activelab":
+        scores_L = active_label_scores([one.votes for one in known], probs_LC, labeled.class_names)
+        everyone_L = np.ones(len(known), dtype=bool)  # annotators judge what models cannot
+        found = replace(found, scores=scores_L, order=np.lexsort((keys_L, scores_L)), judged=everyone_L)
+    doubts = []
+    for at in found.order.tolist():
+        if known[at].is_decided or not found.judged[at]:
+            continue
+        likelier, label = int(found.suggested[at]), int(labeled.labels_L[at])
+        shares = ", ".join(
+            f"{labeled.class_names[c]} {100 * probs_LC[at, c]:.0f} %" for c in dict.fromkeys([likelier, label])
+        )
         doubts.append(
             Doubt(
-                id=rows[at].id,
-                text=rows[at].text or rows[at].image,
-                given=names[given],
-                suggested=None if other == given else names[other],
+                id=known[at].row.id,
+                text=known[at].row.image or labeled.rows.column(0)[at].as_py(),
+                given=known[at].given,
+                suggested=None if likelier == label else labeled.class_names[likelier],
                 score=round(float(found.scores[at]), 4),
                 is_likely=bool(found.likely[at]),
-                reason=f"{learner.spec.kind} on the other rows says {told}",
+                reason=f"{learner.spec.kind} on the other rows says {shares}",
             )
         )
-    facts = {
-        "likely": sum(doubt.is_likely for doubt in doubts),
-        "reviewed": sum(is_decided),
-        "alone": int(np.count_nonzero(~found.judged)),
-    }
-    return doubts, facts
+    return doubts, int(np.count_nonzero(~found.judged))
 
 
-def _labeled(queue: LabelQueue, recipe: Recipe, rows: list[Row]) -> Labeled:
-    labels = [queue.resolution(row.id).label for row in rows]
-    positions_L = np.array([row.position for row in rows], dtype=np.int64)
-    if queue.project.modality == IMAGE:
-        pools = queue.run_dir / "pools" / STEP_FILE
-        commit = read_json(pools)["output"].get("pool") if pools.exists() else None
-        inputs = pool_ref(recipe.pool, revision=commit).open().take(positions_L)
-    else:
-        inputs = pa.table({TEXT: pa.array([row.text for row in rows], pa.large_string())})
-    at = {name: number for number, name in enumerate(queue.classes)}
-    labels_L = np.array([at[label] for label in labels if label is not None], dtype=np.int64)
-    return Labeled(inputs, labels_L, positions_L, queue.classes)
-
-
-def _dev(recipe: Recipe, labeled: Labeled) -> Labeled | float | None:
-    """As the run has it."""
-    if not isinstance(recipe.dev, HeldOutSpec) or not hasattr(recipe.proxy, "training"):
-        return None if isinstance(recipe.dev, HeldOutSpec) else recipe.dev
-    names = labeled.class_names
-    return labeled_rows(pool_ref(recipe.dev).open(), recipe.dev.label_column, names, source="dev set")[0]
-
-
-def _conflict(queue: LabelQueue, row: Row) -> Doubt:
-    said = queue.answers_of(row.id)
-    assert said is not None
-    votes = ", ".join(f"{vote.annotator or 'somebody'} says {vote.label}" for vote in said.votes)
-    return Doubt(row.id, row.text or row.image, None, None, None, False, f"annotators differ: {votes}")
+def _conflict(known: _Known) -> Doubt:
+    votes = ", ".join(f"{name or 'somebody'} says {label}" for name, label in known.votes.items())
+    text = known.row.text or known.row.image
+    return Doubt(known.row.id, text, None, None, None, False, f"annotators differ: {votes}")
 
 
 def _say_cost(queue: LabelQueue, learner: Learner, *, rows: int, folds: int) -> None:
@@ -213,7 +269,7 @@ def _say_cost(queue: LabelQueue, learner: Learner, *, rows: int, folds: int) -> 
     steps = [read_json(path) for path in sorted(queue.run_dir.glob(f"seed-*/**/model/{STEP_FILE}"))]
     spec = learner.spec.model_dump(mode="json")
     known = [step["output"]["seconds"] for step in steps if step["inputs"].get("learner") == spec]
-    message = f"{folds} trainings of {learner.spec.kind} on {rows:,} rows without a part of them each"
+    message = f"{folds} trainings of {learner.spec.kind}, each without another part of {rows:,} rows"
     if not known:
         log.info("%s", message)
     elif (seconds := folds * max(known)) < _SLOW_SECONDS:

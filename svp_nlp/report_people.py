@@ -57,17 +57,18 @@ def _sentences(told: Mapping[str, Any]) -> tuple[str, ...]:
         sentences.append(f"On {fmt.count(rows['conflicts'])} rows annotators differ and nobody has decided yet.")
     if agreement:
         interval = agreement["alpha_interval"]
-        between = "" if interval is None else f" ({' to '.join(fmt.decimal(value, 2) for value in interval)})"
+        between = "" if interval is None else " (95 % interval {} to {})".format(*(fmt.decimal(x, 2) for x in interval))
         sentences.append(
             f"{fmt.count(agreement['rows'])} rows have the labels of several people, who agree on "
             f"{fmt.share(agreement['observed'])} %. Krippendorff’s alpha is {fmt.decimal(agreement['alpha'], 2)}"
             f"{between}: 1 is full agreement, 0 that of chance; below 0.67 labels are hard to rely on, from 0.8 they "
-            "are good. In brackets where it lies with 95 % confidence."
+            "are good."
         )
-    if review["reviewed"] or review["adjudicated"]:
+    if review["adjudicated"]:
+        sentences.append(f"{fmt.count(review['adjudicated'])} rows were decided where annotators differed or flagged.")
+    if review["reviewed"]:
         sentences.append(
-            f"A second look at {fmt.count(review['reviewed'])} labels changed {fmt.count(review['changed'])} of them; "
-            f"{fmt.count(review['adjudicated'])} rows were decided where annotators differed or had flagged them."
+            f"A second look at {fmt.count(review['reviewed'])} labels changed {fmt.count(review['changed'])} of them."
         )
     return tuple(sentences)
 

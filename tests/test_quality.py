@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -152,6 +153,7 @@ def test_folds_are_cut_to_the_rows_and_their_ends_are_told():
 
 
 WRONG = 6
+PROXY = {"kind": "tfidf", "classifier": "complement_nb", "word_ngrams": 1}
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +161,7 @@ def asked(tmp_path_factory):
     """A run whose 100 start rows are labelled, six of them wrongly; and the ids of these six."""
     folder = tmp_path_factory.mktemp("quality")
     toy = write_toy(folder / "toy")
-    proxy = {"kind": "tfidf", "classifier": "complement_nb", "word_ngrams": 1}
-    recipe = people_recipe(toy, proxy=proxy, test=None, target=None, initial=100, labeled_sizes=[110])
+    recipe = people_recipe(toy, proxy=PROXY, test=None, target=None, initial=100, labeled_sizes=[110])
     with pytest.raises(WaitingForLabels):
         run(recipe, folder / "run")
     queue, rows = open_rows(folder / "run")
@@ -202,6 +203,50 @@ def test_rows_where_annotators_differ_come_first_and_all_labels_can_be_ranked(ru
     assert [doubt.id for doubt in found.doubts if doubt.given is None] == [found.doubts[0].id] == [row.id]
     assert "bob says" in found.doubts[0].reason and "ann says" in found.doubts[0].reason
     assert len(found.doubts) == 21 and found.labelled == 99 and found.conflicts == 1
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_seed_labels_are_learned_from_and_doubted_apart_for_nobody_can_decide_on_them(tmp_path):
+    toy, file = write_toy(tmp_path / "toy"), tmp_path / "seeds.jsonl"
+    texts, labels = toy_rows()
+    given = {text: CLASS_NAMES[(labels[row] + (row < 3)) % 4] for row, text in enumerate(texts[:90])}
+    file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in given.items()))
+    recipe = people_recipe(
+        toy, proxy=PROXY, test=None, target=None, initial=100, labeled_sizes=[110], oracle={"seed_labels": str(file)}
+    )
+    with pytest.raises(WaitingForLabels):
+        run(recipe, tmp_path / "run")
+    queue, rows = open_rows(tmp_path / "run")
+    queue.add([answer(row, TRUTH[row.text]) for row in rows])
+    assert len(rows) == 10
+    found = review_run(tmp_path / "run")
+    assert found.labelled == 100 and not {doubt.id for doubt in found.doubts} - set(queue.rows)
+    wrong = {doubt.text: doubt.suggested for doubt in found.seeds}
+    assert set(texts[:3]) & set(wrong) and all(wrong[text] == TRUTH[text] for text in set(texts[:3]) & set(wrong))
+    shown = invoke("review", str(tmp_path / "run"), "--write")
+    assert shown.exit_code == 0 and f"{len(wrong)} of the seed labels are likely wrong" in shown.output
+    page = json.loads((tmp_path / "run/labeling/review.json").read_text())["rows"]
+    assert {row["id"] for row in page} <= set(queue.rows)
+
+
+@pytest.mark.parametrize("is_installed", [False, True])
+def test_activelab_asks_for_another_label_where_annotators_differ(run_dir, monkeypatch, is_installed):
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "cleanlab", None)
+        with pytest.raises(RecipeError, match=r"pip install 'svp_nlp\[quality\]'"):
+            review_run(run_dir, score="activelab")
+        return
+    pytest.importorskip("cleanlab", reason="comes with the extra `quality`")
+    queue = LabelQueue.open(run_dir)
+    rows = queue.requests[0].rows[40:70]
+    wrong = {row.id: next(c for c in CLASS_NAMES if c != TRUTH[row.text]) for row in rows[:3]}
+    queue.add([answer(row, wrong.get(row.id, TRUTH[row.text]), annotator="bob") for row in rows])
+    found = review_run(run_dir, score="activelab", top=100)
+    place = {doubt.id: number for number, doubt in enumerate(found.doubts)}
+    assert len(found.doubts) == 100 and found.conflicts == 3
+    # Two who agree on a row leave less to ask there than one alone, and these less than two who differ.
+    assert np.mean([place[id] for id in wrong]) < 20 < np.mean([place[row.id] for row in rows[3:]])
+    assert all(found.doubts[place[id]].given is None for id in wrong)
 
 
 def test_what_somebody_decided_counts_is_not_doubted_again_and_nothing_is_overwritten(run_dir):
