@@ -79,6 +79,10 @@ def export(
             suggestions=suggestions,
         )
         if not rows:
+            rounds = sorted({request.round for request in queue.requests})
+            if round_ is not None and round_ not in rounds:
+                shown = ", ".join(map(str, rounds)) or "none"
+                raise RecipeError(f"{run_dir}: nothing was asked for in round {round_}; its rounds are {shown}")
             what = f"nothing is open{' for ' + annotator if annotator else ''}: "
             raise RecipeError(f"{run_dir}: {what}call the same `svp run` again, or export what is labelled with --all")
         format = format_named(to.value)
@@ -87,8 +91,8 @@ def export(
                 raise RecipeError("--output - writes the rows to stdout, so --format has no place there; leave one out")
             sys.stdout.buffer.write(content(queue, rows, format, bom=False if bom is None else bom))
             return
-        rounds = sorted({row.round for row in rows if row.round is not None})
-        stem = "round-" + "-".join(f"{number:03d}" for number in dict.fromkeys((rounds[0], rounds[-1])))
+        found = [row.round for row in rows if row.round is not None]
+        stem = "round-" + "-".join(f"{number:03d}" for number in sorted({min(found), max(found)}))
         stem += "".join(
             f"-{word}" for word in ("all" * everything, part.value if part else "", _plain(annotator)) if word
         )

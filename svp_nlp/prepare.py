@@ -117,7 +117,7 @@ def _warn_of_seeds(recipe: Recipe, data: Data, run_dir: Path | None) -> Data:
 
 
 def _seed_file(recipe: Recipe) -> str:
-    path: str = recipe.oracle.seed_labels  # type: ignore[union-attr]
+    path: str = recipe.oracle.seed_labels  # type: ignore[attr-defined]
     return path
 
 

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_run import outcome, small_recipe
+from toy import CLASS_NAMES, toy_rows, write_toy
 
 from svp_nlp import files
 from svp_nlp.cli import app
-from svp_nlp.errors import LabelError, RecipeError, RunError
+from svp_nlp.errors import LabelError, RecipeError, RunError, WaitingForLabels
+from svp_nlp.experiment import run_recipe
 from svp_nlp.labeling import answers as journal
 from svp_nlp.labeling.answers import Answer
 from svp_nlp.labeling.exporting import content, export_file, export_rows
@@ -145,7 +148,7 @@ def test_an_annotation_that_is_emptied_takes_its_label_back(queue):
 
 
 def test_skips_flags_and_empty_cells_are_told_apart(queue, tmp_path):
-    marks = ["[skip]", "[flag]", "", "bug", " bug ", ""]
+    marks = ["[Skip]", "[flag]", "", "bug", " bug ", ""]
     rows = [replace(row, label=mark) for row, mark in zip(labelled(queue), marks, strict=True)]
     rows[1] = replace(rows[1], note="what is this?")
     rows[5] = replace(rows[5], kind="Skip")
@@ -405,6 +408,8 @@ def test_the_commands_say_what_is_done_and_what_comes_next(tmp_path, monkeypatch
     )
     file = tmp_path / "run-round-000-001-ann.csv"
     assert call("export", "run", "--to", "csv", "--annotator", "ann")[0] == 2
+    code, _, err = call("export", "run", "--to", "csv", "--round", "7")
+    assert code == 2 and "its rounds are 0, 1" in err
     code, out, _ = call("export", "run", "--to", "jsonl", "--output", "-", "--no-suggestions")
     assert [json.loads(line)["svp_id"] for line in out.splitlines()] == [f"id{n}" for n in range(6)]
     lines = file.read_text(encoding="utf-8-sig").replace('"",,', '"",bug,').splitlines()
@@ -426,3 +431,20 @@ def test_the_commands_say_what_is_done_and_what_comes_next(tmp_path, monkeypatch
     assert code == 0 and "1 not asked for by this run" in out
     code, out, _ = call("finish", "run")
     assert code == 0 and LabelQueue.open("run").finish_requested
+
+
+def test_labels_through_files_give_the_run_of_a_simulation(tmp_path):
+    toy = write_toy(tmp_path / "toy")
+    truth = {text: CLASS_NAMES[label] for text, label in zip(*toy_rows(), strict=True)}
+    changes = {"labeled_sizes": [40, 60], "test": None, "target": None}
+    people = {"oracle": {"kind": "files", "labels": list(CLASS_NAMES)}, "baselines": None}
+    run_recipe(small_recipe(toy, **changes), tmp_path / "column", stop_requested=lambda: False)
+    for format in ("csv", "label_studio", "prodigy", None):
+        try:
+            run_recipe(small_recipe(toy, **changes, **people), tmp_path / "run", stop_requested=lambda: False)
+        except WaitingForLabels:
+            queue = LabelQueue.open(tmp_path / "run")
+            rows = [replace(row, label=truth[row.text]) for row in reversed(export_rows(queue))]
+            import_file(queue, write(tmp_path / "file", rows, format=format))
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "column")
+    assert len(outcome(tmp_path / "run")) == 10

@@ -25,7 +25,7 @@ from svp_nlp.labeling.formats.jsonl import JSONL
 from svp_nlp.labeling.formats.label_studio import NUMBERED
 from svp_nlp.labeling.news import find_news
 from svp_nlp.labeling.queue import LabelQueue
-from svp_nlp.labeling.table import About, LabelRow
+from svp_nlp.labeling.table import About, LabelRow, clean_label
 from svp_nlp.run import disk_errors
 
 MARKS: dict[str, Kind] = {"[skip]": "skip", "[flag]": "flag"}  # what may stand in place of a label
@@ -184,10 +184,10 @@ def _join(queue: LabelQueue, rows: Iterable[LabelRow], problems: Problems) -> tu
 
 def _ready(row: LabelRow, classes: frozenset[str]) -> LabelRow:
     """The row with what its label cell means, and a time that is one."""
-    label = row.label if row.label in classes else normalise(row.label)  # a class may hold a line break
+    label = clean_label(row.label, classes)
     kind = row.kind.strip().lower()
-    if not kind and label in MARKS and label not in classes:
-        kind = MARKS[label]
+    if not kind and label not in classes:
+        kind = MARKS.get(label.lower(), "")
     kind = kind or "label"
     return dataclasses.replace(
         row,

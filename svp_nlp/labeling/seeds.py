@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from svp_nlp.columns import closest
 from svp_nlp.content import HASH_BYTES, HashN, hash_strings, hash_texts, keys_of, normalise
 from svp_nlp.errors import LabelError
 from svp_nlp.labeling.formats import read_rows
-from svp_nlp.labeling.table import LabelRow
+from svp_nlp.labeling.table import LabelRow, clean_label
 from svp_nlp.labels import LabelSet
 from svp_nlp.pool import IMAGE, Pool
 
@@ -39,7 +40,11 @@ def read_seeds(path: str, pool: Pool, *, class_names: Sequence[str], extend: boo
         _, rows = read_rows(path)
     except LabelError as error:
         raise LabelError(f"oracle.seed_labels: {error}") from None
-    rows = [row for row in rows if (row.label.strip() and row.kind in ("", "label", "decision")) or row.problem]
+    rows = [
+        dataclasses.replace(row, label=clean_label(row.label, class_names))
+        for row in rows
+        if (row.label.strip() and row.kind in ("", "label", "decision")) or row.problem
+    ]
     if not rows:
         raise LabelError(f"{where}: no row has a label; expected rows with svp_id or text, and label")
     problems: dict[str, list[str]] = defaultdict(list)
@@ -52,7 +57,7 @@ def read_seeds(path: str, pool: Pool, *, class_names: Sequence[str], extend: boo
         if position < 0:
             continue
         first = labels.setdefault(position, row)
-        if normalise(first.label) != normalise(row.label):
+        if first.label != row.label:
             problems["are one row of the pool with two labels"].append(f"{first.at} and {row.at}")
     told = [f"{len(at):,} rows {what} ({_shown(at)})" for what, at in problems.items()]
     told += _unknown(labels.values(), class_names) if not extend else []
@@ -62,7 +67,7 @@ def read_seeds(path: str, pool: Pool, *, class_names: Sequence[str], extend: boo
     return LabelSet.of(
         positions_L,
         pool.ids(positions_L),
-        pa.array([normalise(labels[position].label) for position in positions_L.tolist()], pa.string()),
+        pa.array([labels[position].label for position in positions_L.tolist()], pa.string()),
         round=0,
         source="seed",
         annotator=[labels[position].annotator for position in positions_L.tolist()],
@@ -71,7 +76,7 @@ def read_seeds(path: str, pool: Pool, *, class_names: Sequence[str], extend: boo
 
 def _unknown(rows: Iterable[LabelRow], class_names: Sequence[str]) -> list[str]:
     """What to say about labels that are not among the classes."""
-    counts = Counter(normalise(row.label) for row in rows)
+    counts = Counter(row.label for row in rows)
     wrong = sorted(set(counts) - set(class_names))
     if not wrong:
         return []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
+
+from svp_nlp.content import normalise
 
 COLUMNS = ("svp_id", "text", "label", "annotator", "timestamp", "source", "round")
 
@@ -69,6 +72,11 @@ def as_round(value: Any) -> int | None:
     """A round, where it is one."""
     text = as_text(value)
     return int(text) if text.isascii() and text.isdigit() else None
+
+
+def clean_label(label: str, classes: Collection[str]) -> str:
+    """A label without what a spreadsheet or a hand added to it: normalised, where it is not a class as it stands."""
+    return label if label in classes else normalise(label)
 
 
 def one_label(value: Any) -> tuple[str, str]:
