@@ -11,6 +11,7 @@ from label_studio_cases import CASES, CLASSES, QUICK, client_of, make_queue
 from label_studio_wire import RECORDED, TOKEN, playing, serving
 from typer.testing import CliRunner
 
+from svp_nlp import files
 from svp_nlp.cli import app
 from svp_nlp.errors import LabelError, LabelStudioError, LabelStudioRefused, RunError
 from svp_nlp.labeling.label_studio import push, remembered
@@ -193,6 +194,45 @@ def test_a_token_that_cannot_be_is_refused_and_not_shown(token):
     with pytest.raises(LabelStudioRefused, match="token") as told:
         Client("http://localhost", token)
     assert not token.strip() or token not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_told"), [("http://labels.example.com", True), ("https://labels.example.com", False)]
+)
+def test_who_sends_a_token_unencrypted_over_a_network_is_told(url, is_told, caplog):
+    client_of(url)
+    client_of("http://127.0.0.1:8080")
+    assert [url in record.getMessage() for record in caplog.records] == [True] * is_told
+
+
+def test_a_server_on_this_machine_is_reached_whatever_proxy_the_environment_names(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(in_turn(said(200, {"id": 5}))[0]) as url:
+        assert client_of(url).project(5) == {"id": 5}
+
+
+def test_a_push_onto_a_full_disk_says_so_and_the_next_one_finds_the_project(tmp_path, monkeypatch):
+    queue, made = make_queue(tmp_path, "full", rows=1), []
+
+    def answer(method, path, body, headers):
+        if path == "/api/version":
+            return said(200, {"release": "1.23.2"})
+        if path.startswith("/api/tasks"):
+            return said(200, {"total": 0, "tasks": []})
+        if (method, path) == ("POST", "/api/projects"):
+            made.append({**json.loads(body), "id": 1})
+            return said(201, made[0])
+        return said(200, {"task_count": 1, "results": made})
+
+    with serving(answer) as url:
+        with monkeypatch.context() as patch:
+            patch.setenv("SVP_ENOSPC_AT", str(files._writes + 1))
+            with pytest.raises(RunError, match="No space left"):
+                push(queue, client_of(url))
+        assert push(queue, client_of(url)).new == 1
+    assert len(made) == 1
 
 
 def test_images_are_for_the_page(tmp_path):

@@ -25,6 +25,7 @@ from svp_nlp.labeling.label_studio_http import BadRequest, Uncertain
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.requests import Request, Row
 from svp_nlp.labeling.table import About, LabelRow
+from svp_nlp.run import disk_errors
 
 log = logging.getLogger(__name__)
 _BATCH = 200  # tasks
@@ -113,7 +114,8 @@ def push(
                 "or another title"
             )
         config = None if created else extended(str(found.get("label_config") or ""), queue.classes, where)
-        write_json(queue.directory / _FILE, {"url": client.url, "project": id})
+        with disk_errors(queue.run_dir):
+            write_json(queue.directory / _FILE, {"url": client.url, "project": id})
         if config is not None:
             client.change_project(id, {"label_config": config})
         open_rows = [

@@ -65,9 +65,11 @@ class Connection:
         self._is_personal = self._token.startswith("eyJ")  # a JWT: it is exchanged for one that lives for minutes
         self._access = ""
         self._patience = patience or Patience()
-        self._opener = urllib.request.build_opener(_NoRedirect)
-        host = urlsplit(self.url)
-        if host.scheme == "http" and host.hostname not in _LOOPBACK:
+        is_here = urlsplit(self.url).hostname in _LOOPBACK
+        # A proxy of the environment cannot reach this machine.
+        handlers = [urllib.request.ProxyHandler({})] if is_here else []
+        self._opener = urllib.request.build_opener(_NoRedirect, *handlers)
+        if self.url.startswith("http:") and not is_here:
             log.warning("%s: your token and the texts travel unencrypted; https is safer", self.url)
 
     def send(
