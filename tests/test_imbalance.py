@@ -49,16 +49,20 @@ def by_turns(probs_NC: np.ndarray, *, labeled, available, keys, seed: int, budge
 
 
 def by_rarity(probs_NC: np.ndarray, *, labeled, available, keys, seed: int, budget: int) -> list[int]:
-    predicted, ties = probs_NC.argmax(axis=1), keyed_hash(keys, seed, "tie")
-    weights_C = 1 / (1 + np.bincount(predicted[labeled], minlength=probs_NC.shape[1]))
+    """The row with the largest margin times expected rarity, whose expected class then counts as labelled."""
+    ties = keyed_hash(keys, seed, "tie")
+    counts = [1.0 + (probs_NC[labeled].argmax(axis=1) == c).sum() for c in range(probs_NC.shape[1])]
+    left, picked = set(np.flatnonzero(available).tolist()), []
 
-    def score(row: int) -> float:
-        return margin_of(probs_NC[row]) * sum(
-            float(w) * float(p) for w, p in zip(weights_C, probs_NC[row], strict=True)
-        )
+    def gain(row: int) -> float:
+        return margin_of(probs_NC[row]) * sum(float(p) / n for p, n in zip(probs_NC[row], counts, strict=True))
 
-    rows = np.flatnonzero(available).tolist()
-    return sorted(rows, key=lambda row: (-score(row), ties[row]))[:budget]
+    while len(picked) < budget:
+        row = min(left, key=lambda r: (-gain(r), ties[r]))
+        left.remove(row)
+        picked.append(row)
+        counts = [n + float(p) for n, p in zip(counts, probs_NC[row], strict=True)]
+    return picked
 
 
 @pytest.mark.parametrize(("name", "reference"), [("class_balanced", by_turns), ("rare_classes", by_rarity)])

@@ -14,8 +14,11 @@ import numpy.typing as npt
 
 from svp_nlp.arrays import BoolN, FloatN, FloatNC, IntK, IntN, UIntN
 from svp_nlp.strategies.base import setwise
+from svp_nlp.strategies.greedy import lazy_greedy
 from svp_nlp.strategies.tiles import checked_probs, in_hash_order
 from svp_nlp.strategies.uncertainty import margin
+
+_BLOCK = 16_384  # rows whose gains are worked out at once
 
 
 @setwise("probs", source="round-robin over predicted classes; margin of Scheffer et al. 2001", uses_labeled=True)
@@ -53,28 +56,43 @@ def class_balanced(
 def rare_classes(
     probs_NC: FloatNC, *, available_N: BoolN, labeled_N: BoolN, budget: int, keys_N: UIntN, seed: int
 ) -> IntK:
-    """Pick rows that are undecided and likely to be of a class with few labels.
+    """Pick the row that is undecided and likely to be of a class with few labels, again and again.
 
-    The score of a row is (1 - its margin) x sum over classes of p_c / (1 + n_c), n_c being the labelled rows that the
-    proxy predicts to be of class c: what is likely to be rare is picked first among what is equally undecided.
+    The gain of a row is (1 - its margin) x sum over classes of p_c / (1 + n_c). n_c counts the labelled rows that the
+    proxy predicts to be of class c, and of each pick the probability that it is; so a round does not spend itself on
+    one rare class. Where a class is so rare that hardly a row is predicted to be of it, this still finds what may be.
 
-    Cost: O(N C); memory O(N).
+    Cost: lazy greedy, O(N C) and a few gains a pick; memory: one copy of the probabilities of available rows.
 
     Args:
         probs_NC: as in `class_balanced`.
     Returns:
-        int64 [budget], positions, the highest score first; ties by the keyed hash.
+        int64 [budget], positions in the order of picking; ties by the keyed hash.
     Raises:
         SignalError: a row in use holds NaN or no probabilities; names the first such position.
-    Source: ours.
+    Source: ours; lazily as in Minoux 1978.
     """
     rows = _look(probs_NC, available_N, labeled_N, keys_N, seed=seed)
-    weights_C = 1 / (1 + rows.counts_C)
-    rarity = [np.empty(0)]
-    for probs_BC in checked_probs(probs_NC, rows.positions_A):
-        # Class by class: a matrix product rounds differently from processor to processor, and from row to row.
-        rarity.append(sum(weight * probs_BC[:, c] for c, weight in enumerate(weights_C)))
-    return rows.positions_A[np.argsort(-rows.margins_A * np.concatenate(rarity), kind="stable")[:budget]]
+    if budget == 0:
+        return np.empty(0, dtype=np.int64)
+    probs_AC = np.concatenate(list(checked_probs(probs_NC, rows.positions_A)))
+    counts_C = 1.0 + rows.counts_C
+
+    def gains(members: IntN | list[int]) -> npt.NDArray[np.float64]:
+        # Added up class by class: in a matrix product equal rows may get sums that differ, and would not tie.
+        total = np.zeros(len(members))
+        for c, probs_K in enumerate(probs_AC[members].T):
+            total += probs_K / counts_C[c]
+        return rows.margins_A[members] * total
+
+    def take(row: int) -> bool:
+        counts_C[:] += probs_AC[row]
+        return True
+
+    all_A = np.arange(len(probs_AC))
+    bounds_A = np.concatenate([gains(all_A[start : start + _BLOCK]) for start in range(0, len(all_A), _BLOCK)])
+    picked = lazy_greedy(bounds_A, all_A, budget=budget, gains=lambda some: gains(some).tolist(), take=take)
+    return rows.positions_A[picked]
 
 
 @dataclass(frozen=True)
