@@ -86,11 +86,12 @@ def stopping_rows(runs: Sequence[Run], series_of: Mapping[Any, Series]) -> list[
         for entry in run.get("stopping") or ():
             series = series_of[position, entry.get("selector", "proxy"), entry.get("strategy")]
             groups.setdefault((series, entry["labeled_size"]), []).append(entry)
+    keys = ("kappa", "changed", "uncertainty", "error", "tested")
     return [
         StoppingRow(
             series,
             size,
-            {key: _mean(entry.get(key) for entry in entries) for key in ("kappa", "changed", "uncertainty", "error")},
+            {key: _mean(entry.get(key) for entry in entries) for key in keys},
             any(entry.get("ends") for entry in entries),
         )
         for (series, size), entries in sorted(groups.items(), key=lambda item: (item[0][0].label, item[0][1]))
@@ -104,12 +105,13 @@ def gain_sentences(runs: Sequence[Run], summary: Summary, rows: Sequence[Stoppin
     tested = number((runs[0].get("test") or {}).get("rows")) or 1_000.0
     found = []
     for series in told:
-        points = [(p.labeled_size, p.error.mean, tested * p.error.seeds) for p in summary.line(series) if p.error]
+        # Not more rows for more seeds: all are tested on the same ones.
+        points = [(p.labeled_size, p.error.mean, tested) for p in summary.line(series) if p.error]
         what = "The error of the target"
         if len(points) < LEAST_POINTS:
             own = [row for row in rows if row.series == series and row.signals["error"] is not None]
             if len(own) >= LEAST_POINTS:
-                points = [(row.labeled_size, row.signals["error"] or 0.0, 1.0) for row in own]
+                points = [(r.labeled_size, r.signals["error"] or 0.0, r.signals["tested"] or 1.0) for r in own]
                 what = "The error of the proxy on the dev set"
         found.append(_sentence(series.label, what, points))
     return found

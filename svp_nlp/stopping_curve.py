@@ -16,6 +16,7 @@ from svp_nlp.errors import BudgetError
 
 LEAST_POINTS = 4  # the law has three parameters
 LEVEL = 0.8  # of the interval: wide enough to be right most of the time, and not so wide that it says nothing
+_LEAST_VARIANCE = 0.25  # of the scatter, in units of that of an error on so many rows
 _EXPONENTS_E = np.geomspace(0.02, 3.0, 200)
 _EVERY = 4  # of them, where each is tried with all gains
 _GAINS = 1_001
@@ -70,26 +71,31 @@ def expected_gain(
     errors_P: Sequence[float],
     *,
     more: int,
-    tested_P: Sequence[float] | float = 1_000.0,
+    tested_P: Sequence[float] | float,
     level: float = LEVEL,
 ) -> Gain:
     """Fit err = a + b n^-c with a, b >= 0 and read off what `more` labels bring, with a profile interval.
 
-    A point counts by the inverse of the variance of an error that is measured on so many rows. How large the scatter
-    is beyond that is estimated from the residuals, so few points give wide intervals. The interval is that of the
-    curve, and right only as far as the curve is a power law.
+    Only the sizes above half of the largest are used, at least the last four: real curves are power laws in parts, and
+    with all points the intervals missed what came 9 times of 10 (benchmarks/stopping.py).
+
+    A point counts by the inverse of the variance of an error that is measured on so many rows. The scatter is estimated
+    from the residuals, so few points give wide intervals; one of less than half the standard deviation of such an error
+    is not believed, for the same rows are mostly tested at all sizes, and others would have shown another curve. The
+    interval is that of the curve, and right only as far as the power law is.
 
     Args:
         sizes_P: labelled sizes, > 0; at least four different ones.
         errors_P: in [0, 1].
         more: labels beyond the largest size, > 0.
-        tested_P: rows that each error was measured on; only their ratios count, but for errors near 0 and 1.
+        tested_P: rows that each error was measured on.
         level: of the interval, in (0, 1).
     Raises:
         BudgetError: fewer than four different sizes.
     Source: Figueroa et al. 2012, Predicting sample size required for classification performance (inverse power law,
     weighted least squares; there the weights grow with the point's number). Interval: the gains whose best curve is
-    not worse than the best of all by more than an F(1, P - 3) quantile allows (Bates & Watts 1988, chapter 6).
+    not worse than the best of all by more than an F(1, P - 3) quantile allows (Bates & Watts 1988, chapter 6), or a
+    chi-squared one where the least scatter is taken.
     """
     sizes, errors = np.asarray(sizes_P, dtype=np.float64), np.asarray(errors_P, dtype=np.float64)
     known = len(np.unique(sizes))
@@ -100,8 +106,9 @@ def expected_gain(
         )
     assert sizes.shape == errors.shape and sizes.min() > 0 and more > 0
     tested = np.broadcast_to(np.asarray(tested_P, dtype=np.float64), sizes.shape)
+    last, late = sizes.max(), _late(sizes)
+    sizes, errors, tested = sizes[late], errors[late], tested[late]
     weights = _weights(errors, tested)
-    last = sizes.max()
     # In units of the last size: powers of large sizes lose no digits.
     powers_EP = (sizes / last) ** -_EXPONENTS_E[:, None]
     sums = _Sums(
@@ -120,8 +127,9 @@ def expected_gain(
     some = np.union1d(np.arange(0, len(_EXPONENTS_E), _EVERY), best)
     sums, slope_GE = sums.of(some), gains_G[:, None] / step_E[some]
     profile_G = sums.misfit(sums.offset(slope_GE), slope_GE).min(axis=1)
-    free = len(sizes) - 3
-    allowed = max(float(misfit_E[best]), 1e-9 * sums.yy) * (1.0 + _t_quantile(level, free) ** 2 / free)
+    free, least = len(sizes) - 3, float(misfit_E[best])
+    believed = _LEAST_VARIANCE * _t_quantile(level, math.inf) ** 2
+    allowed = least + max(least / free * _t_quantile(level, free) ** 2, believed)
     inside = np.flatnonzero(profile_G <= allowed)
     gain = float(slope_E[best] * step_E[best])
     low, high = (float(gains_G[inside[0]]), float(gains_G[inside[-1]])) if len(inside) else (gain, gain)
@@ -135,11 +143,17 @@ def expected_gain(
     )
 
 
+def _late(sizes_P: Float) -> npt.NDArray[np.bool_]:
+    """Which points are used."""
+    fourth_last = np.unique(sizes_P)[-LEAST_POINTS]
+    late_P: npt.NDArray[np.bool_] = sizes_P >= min(sizes_P.max() / 2, fourth_last)
+    return late_P
+
+
 def _weights(errors_P: Float, tested_P: Float) -> Float:
     # Agresti & Coull 1998: an error of 0 on 100 rows is not known for sure.
     smoothed_P = (errors_P * tested_P + 2.0) / (tested_P + 4.0)
     weights_P: Float = tested_P / (smoothed_P * (1.0 - smoothed_P))
-    weights_P /= weights_P.sum()
     return weights_P
 
 
@@ -151,8 +165,8 @@ def _slopes(sums: _Sums) -> Float:
     return np.maximum(np.where(below, sums.xy / sums.xx, slope_E), 0.0)
 
 
-def _t_quantile(level: float, free: int) -> float:
-    """The two-sided quantile of Student's t."""
+def _t_quantile(level: float, free: float) -> float:
+    """The two-sided quantile of Student's t; the normal one for infinitely many."""
     from scipy.special import stdtrit  # takes longer to import than all of the rest to compute
 
     found = float(stdtrit(free, 0.5 + level / 2))
