@@ -75,6 +75,7 @@ class LabelServer:
         self.train_when_full = train_when_full
         self.next_round = next_round or NextRound(session.queue.run_dir)
         self._one = threading.Lock()
+        self._is_due = False
         self._guidelines = _html(session.queue.project.guidelines)
 
     def app(self) -> ASGIApp:
@@ -210,6 +211,8 @@ class LabelServer:
 
     def _state(self, body: Body) -> Any:
         """A sign of life: the row on the screen stays with this tab."""
+        if self._is_due:
+            self._is_due = not self.next_round.start()
         self.session.refresh()
         self.session.hear(_annotator(body), _tab(body))
         id = _text(body, "id", 1_000, empty=True)
@@ -227,7 +230,8 @@ class LabelServer:
             origin=_origin(body),
         )
         if self.train_when_full and self.session.is_full:
-            self.next_round.start()
+            # The run that asked for these rows may still be writing its report; then it is this one's turn later.
+            self._is_due = not self.next_round.start()
         return self._next(body)
 
     def _label(self, body: Body) -> str:

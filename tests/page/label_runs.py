@@ -32,20 +32,29 @@ def make_run(
     *,
     labels: Sequence[str] = CLASSES,
     suggestions: Sequence[tuple[str, float]] = (),
+    images: Sequence[str] = (),
     **project,
 ) -> LabelQueue:
     """A run that asks for these texts in round 1; their ids are row-0, row-1, ..."""
     directory.mkdir(parents=True, exist_ok=True)
     queue = LabelQueue.begin(directory, Project(labels=tuple(labels), planned=40, name="demo", **project))
-    ask(queue, texts, suggestions=suggestions)
+    ask(queue, texts, suggestions=suggestions, images=images)
     return queue
 
 
-def ask(queue: LabelQueue, texts: Sequence[str], *, round: int = 1, suggestions: Sequence[tuple[str, float]] = ()):
+def ask(
+    queue: LabelQueue,
+    texts: Sequence[str],
+    *,
+    round: int = 1,
+    suggestions: Sequence[tuple[str, float]] = (),
+    images: Sequence[str] = (),
+) -> None:
     """Ask for more rows, as the next round of a run does."""
     first = len(queue.rows)
     rows = tuple(
-        Row(f"row-{first + at}", first + at, text, suggestions=tuple(suggestions)) for at, text in enumerate(texts)
+        Row(f"row-{first + at}", first + at, text, image, suggestions=tuple(suggestions))
+        for at, (text, image) in enumerate(zip(texts, images or [""] * len(texts), strict=True))
     )
     queue.ask(Request(round, "train", rows))
 
@@ -66,6 +75,7 @@ def served(run_dir: Path, **options) -> Iterator[str]:
     """Serve a run in a thread of this process; yields the address with its token."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # who comes before the thread runs waits, and is not refused
     port = listener.getsockname()[1]
     label_server = LabelServer(Session(LabelQueue.open(run_dir)), Access(SECRET, port), **options)
     server = uvicorn.Server(uvicorn.Config(label_server.app(), log_config=None, timeout_graceful_shutdown=1))

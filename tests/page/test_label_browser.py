@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
+from pathlib import Path
 
+import PIL.Image
 import pytest
+from datasets import Dataset
 from label_runs import CLASSES, address, answer, ask, free_port, make_run, process, said, served
-from small_run import FASTTEXT, small_recipe
-from toy import CLASS_NAMES, write_toy
+from small_run import FASTTEXT, outcome, small_recipe
+from toy import CLASS_NAMES, toy_rows, write_toy
 
 from svp_nlp.errors import WaitingForLabels
 from svp_nlp.experiment import run_recipe
@@ -19,6 +23,7 @@ from svp_nlp.labeling.queue import LabelQueue
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = playwright.expect
 
+BANKING = Path(os.environ.get("SVP_SHARED", Path(__file__).parents[2] / "../shared/data")) / "banking77"
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--headless",
@@ -249,27 +254,52 @@ def test_a_full_disk_is_said_and_the_answer_stays_even_over_a_reload(tmp_path, v
     assert said(run) == [("ann", "label", "music", "row-0"), ("ann", "label", "kitchen", "row-1")]
 
 
-def test_a_full_round_is_trained_from_the_page_and_the_next_rows_appear(tmp_path, visitor):
-    oracle = {"kind": "files", "labels": list(CLASS_NAMES), "new_classes": "refuse"}
-    changes = {"target": None, "test": None, "proxy": FASTTEXT, "baselines": None}
-    recipe = small_recipe(write_toy(tmp_path / "toy"), oracle=oracle, initial=4, labeled_sizes=[8], **changes)
-    run = tmp_path / "run"
+@pytest.fixture
+def truth(tmp_path):
+    """A pool, its classes, and the label of each text, which the run never sees."""
+    if not BANKING.is_dir():  # then the loop is played on the toy pool
+        labels = {text: CLASS_NAMES[label] for text, label in zip(*toy_rows(), strict=True)}
+        return write_toy(tmp_path / "toy"), CLASS_NAMES, labels
+    rows = Dataset.from_parquet(str(BANKING / "data/train-00000-of-00001.parquet"), cache_dir=str(tmp_path / "cache"))
+    names = rows.features["label"].names
+    return BANKING, names, {text: names[label] for text, label in zip(rows["text"], rows["label"], strict=True)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_whole_loop_in_the_page_gives_the_run_of_a_simulation(tmp_path, visitor, truth):
+    pool, classes, labels = truth
+    changes = {"proxy": FASTTEXT, "target": FASTTEXT, "initial": 20, "labeled_sizes": [30], "train_target_at": [30]}
+    changes["allow_overlap"] = True  # 7 texts of banking77 are in both of its parts
+    run_recipe(small_recipe(pool, **changes), tmp_path / "column", stop_requested=lambda: False)
+    run, oracle = tmp_path / "people", {"kind": "files", "labels": list(classes)}
+    del changes["train_target_at"]
     with pytest.raises(WaitingForLabels):
-        run_recipe(recipe, run, stop_requested=lambda: False)
-    first = [row.id for row in LabelQueue.open(run).requests[0].rows]
+        run_recipe(small_recipe(pool, oracle=oracle, baselines=None, **changes), run, stop_requested=lambda: False)
     with served(run) as url:
         page = visitor(url)
-        for id, key in zip(first, "1234", strict=True):
-            shows(page, id)
-            press(page, key)
-        shows(page, None)
-        page.get_by_role("button", name="Train and continue").click()
-        expect(page.locator("#pause-title")).to_have_text("Training")
-        expect(page.locator("#work")).to_be_visible(timeout=90_000)
-        expect(page.locator("#round")).to_have_text("Round 1: 0 of 4")
-        page.get_by_label("Suggestions").check()
-        assert len(page.locator(".classes .mark").all_text_contents()) >= 1
-    assert len(LabelQueue.open(run).requests) == 2
+        for round, size in ((0, 20), (1, 10)):
+            expect(page.locator("#round")).to_have_text(f"Round {round}: 0 of {size}", timeout=120_000)
+            rows = LabelQueue.open(run).requests[round].rows
+            for row in rows:
+                shows(page, row.id)
+                assert page.locator("#text").text_content() == row.text
+                label = labels[row.text]
+                if len(classes) <= 10:
+                    press(page, str(classes.index(label) + 1))
+                    continue
+                press(page, "/")
+                page.keyboard.insert_text(label)
+                press(page, "Enter")
+            shows(page, None)
+            expect(page.locator("#pause-title")).to_have_text(f"Round {round} is full", timeout=60_000)
+            page.get_by_role("button", name="Train and continue").click()
+            expect(page.locator("#pause-title")).to_have_text("Training")
+        expect(page.locator("#pause-title")).to_have_text("Done", timeout=120_000)
+        with page.expect_popup() as report:
+            page.get_by_role("link", name="Open the report").click()
+        expect(report.value.locator("h1")).to_be_visible()
+    assert outcome(run) == outcome(tmp_path / "column")
 
 
 def test_a_second_look_decides_what_annotators_differ_on_and_keeps_or_takes_what_is_likely(tmp_path, visitor):
@@ -303,6 +333,23 @@ def test_a_second_look_decides_what_annotators_differ_on_and_keeps_or_takes_what
         ("boss", "decision", "music", "row-1"),
         ("boss", "decision", "kitchen", "row-2"),
     ]
+
+
+def test_images_are_shown_and_never_the_one_before(tmp_path, visitor):
+    queue = make_run(tmp_path / "run", ["", ""], modality="image", images=["0.png", "1.png"])
+    (queue.directory / "images").mkdir()
+    for at in range(2):
+        PIL.Image.new("RGB", (32 + at, 32)).save(queue.directory / f"images/{at}.png")
+    with served(queue.run_dir) as url:
+        page = visitor(url)
+        for at in range(2):
+            expect(page.locator("#image")).to_have_js_property("naturalWidth", 32 + at)
+            assert page.locator("#image").get_attribute("src") == f"image/row-{at}"
+            assert page.locator("#image").bounding_box()["height"] > 200, "small ones are made larger"
+            page.locator("#image").evaluate("image => { image.dataset.seen = 'yes'; }")
+            press(page, "1")
+            expect(page.locator("#image[data-seen]")).to_be_hidden()
+        shows(page, None)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])

@@ -31,10 +31,11 @@ class StillRound(NextRound):
     def __init__(self, run_dir):
         super().__init__(run_dir)
         self.starts = 0
+        self.is_busy = False
 
     def start(self) -> bool:
-        self.starts += 1
-        return True
+        self.starts += not self.is_busy
+        return not self.is_busy
 
 
 @pytest.fixture
@@ -152,17 +153,13 @@ def test_nothing_of_the_page_needs_another_machine(client):
 
 
 def test_only_the_files_of_the_page_and_the_images_of_rows_are_sent(tmp_path):
-    queue = make_run(tmp_path / "run", modality="image")
-    path = queue.directory / "requests/0001-train.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line, image in zip(lines, ("a.png", "../answers.jsonl", "/etc/passwd", "missing.png"), strict=False):
-        line["image"] = image
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    images = ["a.png", "../answers.jsonl", "/etc/passwd", "missing.png"]
+    queue = make_run(tmp_path / "run", [""] * 4, modality="image", images=images)
     (queue.directory / "images").mkdir()
     (queue.directory / "images/a.png").write_bytes(b"\x89PNG")
     with visit(queue.run_dir) as client:
         assert client.get("/image/row-0").content == b"\x89PNG"
-        assert {client.get(f"/image/row-{at}").status_code for at in (1, 2, 3, 4, 99)} == {404}
+        assert {client.get(f"/image/row-{at}").status_code for at in (1, 2, 3, 99)} == {404}
         assert post(client, "next").json()["row"]["has_image"]
         for name in ("..%2fserver.py", "server.py", "%2e%2e/server.py", "index.html"):
             assert client.get(f"/static/{name}").status_code == 404
@@ -272,6 +269,19 @@ def test_a_full_round_starts_the_next_one_by_itself_only_if_that_was_asked_for(t
         assert next_round.starts == 3, "it is full already when the server starts"
 
 
+def test_a_round_that_is_full_before_the_run_that_asked_for_it_has_ended_is_trained_after_that(tmp_path):
+    run = make_run(tmp_path / "run", ["a"]).run_dir
+    next_round = StillRound(run)
+    with visit(run, train_when_full=True, next_round=next_round) as client:
+        next_round.is_busy = True
+        give(client)
+        post(client, "state")
+        next_round.is_busy = False
+        post(client, "state")
+        post(client, "state")
+        assert next_round.starts == 1
+
+
 def test_finishing_is_asked_of_the_run(run):
     next_round = StillRound(run)
     with visit(run, next_round=next_round) as client:
@@ -287,6 +297,14 @@ def test_the_next_round_ends_with_the_sentence_of_its_command(run):
     found = next_round.status()
     assert found["state"] == "failed" and "recipe.yaml: no such file" in found["message"]
     assert not found["message"].startswith("error")
+
+
+def test_a_server_that_ends_ends_the_round_that_it_trains(run):
+    next_round = NextRound(run)
+    next_round.start()
+    next_round.stop()
+    assert next_round.status()["state"] == "failed" and next_round._process.returncode != 0
+    NextRound(run).stop()  # nothing to do
 
 
 def test_a_second_look_lists_conflicts_flags_and_likely_errors_and_decides_them(run, client):

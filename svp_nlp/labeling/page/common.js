@@ -120,9 +120,10 @@ export function showRow(row) {
   text.dataset.id = row.id;
   text.classList.toggle("long", row.text.length > 600);
   text.scrollTop = 0;
-  const image = $("image");
-  image.hidden = !row.has_image;
-  if (row.has_image) image.src = `image/${encodeURIComponent(row.id)}`; else image.removeAttribute("src");
+  // A new element each time: an old one shows its picture until the next has come, and people would label that.
+  const image = element("img", { id: "image", className: "image", alt: "The image to label", hidden: !row.has_image });
+  if (row.has_image) image.src = `image/${encodeURIComponent(row.id)}`;
+  $("image").replaceWith(image);
   window.scrollTo(0, 0);
   if (!row.has_image) text.focus({ preventScroll: true });
 }

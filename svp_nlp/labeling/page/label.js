@@ -154,6 +154,7 @@ async function finish() {
 }
 
 async function train() {
+  $("help").close();
   await during(async () => follow(await post("train")), train);
 }
 
@@ -235,8 +236,10 @@ async function glance() {
       return;
     }
     const isNew = found.classes.length !== state.classes.length;
+    const hasEnded = state.training.state === "running" && found.training.state !== "running";
     state = { ...found, row };
     progress();
+    if (hasEnded) say(`The training has ended. ${found.training.message}`);
     if (isNew && document.activeElement !== $("search")) dress();
   } catch (error) {
     if (!(error instanceof Failure) || busy || pending) return;
@@ -266,6 +269,7 @@ $("undo").addEventListener("click", undo);
 $("pause-undo").addEventListener("click", undo);
 $("new-class").addEventListener("click", newClass);
 $("train").addEventListener("click", train);
+$("train-early").addEventListener("click", train);
 $("finish").addEventListener("click", finish);
 $("finish-early").addEventListener("click", finish);
 $("suggestions").addEventListener("change", (event) => {
