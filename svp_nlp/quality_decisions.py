@@ -16,7 +16,7 @@ from svp_nlp.labeling.answers import Answer
 from svp_nlp.labeling.formats.csv import escape, escape_id, read_cells, unescape, unescape_id
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.second_look import REVIEW_FILE
-from svp_nlp.run import now
+from svp_nlp.run import disk_errors, now
 
 TABLE_FILE = "review.csv"
 _COLUMNS = ("svp_id", "text", "given", "suggested", "score", "reason", "decision")
@@ -30,16 +30,18 @@ def write_review(queue: LabelQueue, found: Mapping[str, Any]) -> dict[str, Path]
         found: JSON values; `rows` with id, text, given, suggested, score and reason.
     Raises:
         LabelError: see `check_table`.
+        RunError: the disk is full or fails; each file is as it was before, or as it is now.
     """
     check_table(queue)
     paths = {"json": queue.directory / REVIEW_FILE, "csv": queue.directory / TABLE_FILE}
-    write_json(paths["json"], dict(found))
-    with atomic_file(paths["csv"]) as tmp, tmp.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        for row in found["rows"]:
-            cells = [escape("" if row[name] is None else str(row[name])) for name in _COLUMNS[1:-1]]
-            writer.writerow([escape_id(row["id"]), *cells, ""])
+    with disk_errors(queue.directory):
+        write_json(paths["json"], dict(found))
+        with atomic_file(paths["csv"]) as tmp, tmp.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            for row in found["rows"]:
+                cells = [escape("" if row[name] is None else str(row[name])) for name in _COLUMNS[1:-1]]
+                writer.writerow([escape_id(row["id"]), *cells, ""])
     return paths
 
 

@@ -62,7 +62,7 @@ def out_of_fold(
     folds_L = assign_folds(labeled.labels_L, keys_L, folds=folds, seed=seed)
     probs_LC = np.empty((len(labeled), len(labeled.class_names)), dtype=np.float32)
     with tempfile.TemporaryDirectory() as encoder_dir:
-        features_LD = _encode(learner, labeled, Path(encoder_dir)) if hasattr(learner, "encoder") else None
+        features_LD = _encode(learner, labeled, Path(encoder_dir)) if _is_encoded_once(learner) else None
         for fold in range(folds):
             held, kept = np.flatnonzero(folds_L == fold), np.flatnonzero(folds_L != fold)
             kept, dev_rows = _split_dev(learner, labeled, kept, keys_L=keys_L, seed=seed, dev=dev)
@@ -77,6 +77,11 @@ def out_of_fold(
                     probs_LC[rows] = predictor.predict(labeled.rows.take(pa.array(rows))).probs_BC
             on_fold(fold + 1)
     return probs_LC
+
+
+def _is_encoded_once(learner: Learner) -> bool:
+    """Whether there is a frozen encoder that is the same for all folds: not one whose tokenizer is learned with it."""
+    return hasattr(learner, "encoder") and getattr(learner.spec, "config", None) is None
 
 
 def _encode(learner: Any, labeled: Labeled, directory: Path) -> FloatND:

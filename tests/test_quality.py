@@ -13,18 +13,20 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_embedding import random_model  # noqa: F401  # a fixture
 from test_people import TRUTH, answer, open_rows, people_recipe, run
 from toy import CLASS_NAMES, toy_rows, write_toy
 from typer.testing import CliRunner
 
+from svp_nlp import files
 from svp_nlp.cli import app
-from svp_nlp.errors import LabelError, RecipeError, SignalError, WaitingForLabels
+from svp_nlp.errors import LabelError, RecipeError, RunError, SignalError, WaitingForLabels
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.models import make_learner
-from svp_nlp.models.base import Labeled
+from svp_nlp.models.base import FitContext, Labeled
 from svp_nlp.quality import class_thresholds, confident_joint, find_label_errors, normalized_margin, self_confidence
 from svp_nlp.quality_decisions import read_table, write_decisions, write_review
-from svp_nlp.quality_folds import assign_folds, out_of_fold
+from svp_nlp.quality_folds import assign_folds, out_of_fold, rows_of
 from svp_nlp.quality_review import review_run
 
 
@@ -138,6 +140,28 @@ def test_a_class_with_one_row_neither_crashes_nor_is_judged(kind):
     probs_LC = out_of_fold(learner, labeled(texts, labels), keys_L=keys(30), seed=0)
     found = find_label_errors(np.array(labels), probs_LC, keys_L=keys(30))
     assert not found.judged[4] and not found.likely[4] and found.order[-1] == 4
+
+
+def test_a_frozen_encoder_reads_each_row_once_and_gives_what_whole_models_would(random_model, monkeypatch):  # noqa: F811
+    from svp_nlp.models.embedding import EncoderPredictor
+
+    learner, (texts, labels) = make_learner("embedding", model_name_or_path=str(random_model)), toy_rows(30)
+    train, keys_L = labeled(texts, labels), keys(30)
+    expected = np.empty((30, 4), np.float32)
+    folds_L = assign_folds(train.labels_L, keys_L, folds=3, seed=0)
+    for fold in range(3):
+        kept = rows_of(train, np.flatnonzero(folds_L != fold))
+        model = learner.fit(kept, dev=None, seed=0, context=FitContext())
+        expected[folds_L == fold] = model.predict(rows_of(train, np.flatnonzero(folds_L == fold)).rows).probs_BC
+    read, predict = [], EncoderPredictor.predict
+    monkeypatch.setattr(
+        EncoderPredictor,
+        "predict",
+        lambda self, rows, **options: read.append(len(rows)) or predict(self, rows, **options),
+    )
+    found = out_of_fold(learner, train, keys_L=keys_L, seed=0, folds=3)
+    assert sum(read) == 30
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_labels_of_one_class_cannot_be_compared():
@@ -316,6 +340,24 @@ def test_a_single_decision_needs_a_row_and_a_label(run_dir):
     assert done.exit_code == 0 and LabelQueue.open(run_dir).resolution(id).label == CLASS_NAMES[2]
     for arguments in ([], [id], [id, CLASS_NAMES[0], "--file", "x.csv"]):
         assert invoke("decide", str(run_dir), *arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_full_disk_leaves_each_file_as_it_was(run_dir, monkeypatch, write):
+    queue = LabelQueue.open(run_dir)
+    row = {"id": "x", "text": "t", "given": "a", "suggested": "b", "score": 0.1, "reason": "why"}
+    paths = write_review(queue, {"rows": [row]})
+    before = {kind: path.read_bytes() for kind, path in paths.items()}
+    monkeypatch.setenv("SVP_ENOSPC_AT", str(files._writes + write))
+    with pytest.raises(RunError, match="No space left"):
+        write_review(queue, {"rows": []})
+    kept = [kind for kind, path in paths.items() if path.read_bytes() == before[kind]]
+    assert kept == (["json", "csv"] if write == 1 else ["csv"])
+    journal = queue.journal.path.read_bytes()
+    with pytest.raises(RunError, match="not saved"):
+        monkeypatch.setenv("SVP_ENOSPC_AT", str(files._writes + 1))
+        write_decisions(queue, [(queue.requests[0].rows[0].id, CLASS_NAMES[0])], annotator="eve")
+    assert queue.journal.path.read_bytes() == journal
 
 
 def test_texts_that_spreadsheets_would_run_are_written_as_text(run_dir):
