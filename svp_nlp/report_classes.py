@@ -82,7 +82,8 @@ def class_table(runs: Sequence[Run], summary: Summary) -> ClassTable | None:
     if rare and len(rare) < len(names):
         least, most = (fold(counts[name] for name in rare) for fold in (min, max))
         between = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-        means.append(line(f"mean of the {len(rare)} rare ones, {between} rows each", None, rare))
+        what = "1 rare class" if len(rare) == 1 else f"{len(rare)} rare classes"
+        means.append(line(f"mean of {what}, {between} rows each", None, rare))
     lines = [line(str(name), counts.get(name), [name]) for name in names]
     return ClassTable(size, series, tuple(means), tuple(lines))
 

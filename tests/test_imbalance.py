@@ -133,7 +133,7 @@ def test_the_report_shows_them(results):
     [line] = [line for line in markdown.splitlines() if line.startswith("| weather")]
     recalls = [row["recall_by_class"]["weather"] for row in found["rows"]]
     assert all(f"{100 * recall:.1f}" in line for recall in recalls)
-    assert f"mean of the 1 rare ones, {found['pool']['class_counts']['weather']} rows each" in markdown
+    assert f"mean of 1 rare class, {found['pool']['class_counts']['weather']} rows each" in markdown
     assert 'id="classes"' in page and "All 4 classes" not in page
 
 
@@ -153,7 +153,7 @@ def test_of_many_classes_the_rarest_and_the_worst_are_shown():
     assert len(table.shown(20)) == 40
     everything, rare = table.means
     assert everything.recalls[0].mean == pytest.approx(np.mean(list(recall.values())) + 0.005)
-    assert rare.name == "mean of the 10 rare ones, 10 to 14 rows each"
+    assert rare.name == "mean of 10 rare classes, 10 to 14 rows each"
     assert rare.recalls[0].mean == pytest.approx(np.mean([recall[name] for name in names[:10]]) + 0.005)
     unknown = {**run, "pool": {"class_names": names}}
     table = class_table([unknown], summarize([unknown]))
