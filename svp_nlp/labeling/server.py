@@ -39,7 +39,7 @@ _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with "no-referrer" a browser would not say where the login form comes from
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
@@ -175,6 +175,8 @@ class LabelServer:
                 return _error(422, str(error))
             except SVPError as error:
                 return _error(507, str(error))
+            except OSError as error:
+                return _error(507, f"{error.filename}: {error.strerror or error}; nothing was saved")
 
         return self._inside(answer)
 

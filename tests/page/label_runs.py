@@ -71,13 +71,13 @@ def answer(id: str, label: str | None = None, annotator: str = "ann", *, kind: s
 
 
 @contextlib.contextmanager
-def served(run_dir: Path, **options) -> Iterator[str]:
+def served(run_dir: Path, *, password: str | None = None, **options) -> Iterator[str]:
     """Serve a run in a thread of this process; yields the address with its token."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # who comes before the thread runs waits, and is not refused
     port = listener.getsockname()[1]
-    label_server = LabelServer(Session(LabelQueue.open(run_dir)), Access(SECRET, port), **options)
+    label_server = LabelServer(Session(LabelQueue.open(run_dir)), Access(SECRET, port, password=password), **options)
     server = uvicorn.Server(uvicorn.Config(label_server.app(), log_config=None, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

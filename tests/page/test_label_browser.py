@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -34,7 +35,9 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP labels.example 127.0.0.1",
 ]
+OURS = ("http://127.0.0.1:", "http://labels.example:")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 
 
@@ -58,7 +61,7 @@ def visitor(browser):
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: wrong.append(f"a script ran: {dialog.message}"))
-        page.on("request", lambda r: None if r.url.startswith("http://127.0.0.1:") else wrong.append(r.url))
+        page.on("request", lambda r: None if r.url.startswith(OURS) else wrong.append(r.url))
         page.goto(url + (f"&annotator={annotator}" if annotator else ""))
         return page
 
@@ -333,6 +336,23 @@ def test_a_second_look_decides_what_annotators_differ_on_and_keeps_or_takes_what
         ("boss", "decision", "music", "row-1"),
         ("boss", "decision", "kitchen", "row-2"),
     ]
+
+
+def test_others_log_in_with_a_password_over_plain_http(tmp_path, visitor):
+    run = make_run(tmp_path / "run").run_dir
+    with served(run, password="correct horse") as url:
+        page = visitor(re.sub(r"127.0.0.1(:\d+).*", r"labels.example\1/", url), annotator="")
+        for guess in ("wrong horse", "correct horse"):
+            page.get_by_label("Password").fill(guess)
+            press(page, "Enter")
+            if guess == "wrong horse":
+                expect(page.locator("#wrong")).to_be_visible()
+        page.locator("#name").fill("ann")
+        press(page, "Enter")
+        shows(page, "row-0")
+        press(page, "1")
+        shows(page, "row-1")
+    assert said(run) == [("ann", "label", "animals", "row-0")]
 
 
 def test_images_are_shown_and_never_the_one_before(tmp_path, visitor):

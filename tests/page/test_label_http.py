@@ -117,6 +117,7 @@ def test_a_strangers_name_that_points_here_is_refused(client, host):
         ({}, 403),
         ({**OURS, "origin": "http://evil.example"}, 403),
         ({**OURS, "origin": "http://127.0.0.1:9999"}, 403),
+        ({**OURS, "origin": "null"}, 403),
         ({**OURS, "sec-fetch-site": "cross-site"}, 403),
         ({**OURS, "sec-fetch-site": "same-site"}, 403),
         ({**OURS, "content-type": "text/plain"}, 415),
@@ -252,6 +253,16 @@ def test_a_full_disk_is_said_and_the_answer_can_be_sent_again(run, client, monke
     assert found.status_code == 507 and "not saved" in found.json()["error"]
     assert said(run) == []
     assert give(client).json()["row"]["id"] == "row-1"
+
+
+def test_a_disk_that_is_full_when_somebody_finishes_is_said(run, client, monkeypatch):
+    from svp_nlp import files
+
+    monkeypatch.setattr(files, "_writes", 0)
+    monkeypatch.setenv("SVP_ENOSPC_AT", "1")
+    found = post(client, "finish")
+    assert found.status_code == 507 and "No space left" in found.json()["error"]
+    assert not LabelQueue.open(run).finish_requested
 
 
 def test_a_full_round_starts_the_next_one_by_itself_only_if_that_was_asked_for(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_runs import CLASSES, answer, ask, make_run, said
 
+from svp_nlp import files
 from svp_nlp.errors import LabelError
 from svp_nlp.labeling import answers as journals
 from svp_nlp.labeling.queue import LabelQueue
@@ -131,6 +133,30 @@ def test_an_answer_that_is_sent_again_is_written_once_also_by_a_server_that_was_
     assert said(session.queue.run_dir) == [("ann", "label", "music", "row-0")]
     with pytest.raises(LabelError, match="the name of another one"):
         session.answer("ann", "1", id="row-1", kind="label", label="music", note="", origin="1.same")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("at", range(1, 5))
+def test_a_server_that_dies_at_any_write_loses_nothing_and_takes_nothing_twice(start, at):
+    run = start("a", "b", "c", "d").queue.run_dir
+
+    def label_all():
+        session = Session(LabelQueue.open(run))
+        while (row := session.next("ann", "1")) is not None:
+            # The page sends what was not acknowledged again, by the same name.
+            give(session, "ann", "1", CLASSES[row.position], origin=f"1.{row.id}")
+
+    child = os.fork()
+    if child == 0:
+        files._writes = 0
+        os.environ["SVP_CRASH_AT"] = str(at)
+        label_all()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137
+    with (run / "labeling/answers.jsonl").open("ab") as file:
+        file.write(b'{"id": "row-')  # it may die in the middle of a line
+    label_all()
+    assert said(run) == [("ann", "label", CLASSES[row], f"row-{row}") for row in range(4)]
 
 
 def test_undo_goes_back_answer_by_answer_and_takes_each_back_also_after_a_restart(start):
