@@ -38,8 +38,8 @@ class _Rule:
 RULES: Mapping[str, _Rule] = {
     "kappa": _Rule("kappa", True, 0.99, 3, 2, "agreement with the proxy before (kappa)"),
     "change": _Rule("changed", False, 0.01, 3, 2, "share of rows whose class changed"),
-    "uncertainty": _Rule("uncertainty", False, 0.1, 1, 1, "overall uncertainty"),
-    "gain": _Rule("gain_high", False, 0.005, 1, LEAST_POINTS, "upper end of the gain of more labels"),
+    "uncertainty": _Rule("uncertainty", False, 0.05, 3, 1, "overall uncertainty"),
+    "gain": _Rule("gain_high", False, 0.01, 2, LEAST_POINTS, "upper end of the gain of more labels"),
 }
 
 
@@ -52,7 +52,7 @@ class StopSpec(Spec):
     )
     threshold: Annotated[float, Field(ge=0, le=1)] = Field(
         None,  # type: ignore[assignment]  # filled in below
-        description="kappa: at least; the others: at most, as a share (0.005 = half a point of error); left out: "
+        description="kappa: at least; the others: at most, as a share (0.01 = a point of error); left out: "
         + ", ".join(f"{name} {rule.threshold}" for name, rule in RULES.items()),
     )
     patience: Annotated[int, Field(ge=1)] = Field(

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_demo import demo_run
 from sklearn.metrics import cohen_kappa_score
 from small_run import FASTTEXT, outcome, small_recipe
 from test_people import label_all, people_recipe, play
@@ -18,6 +19,8 @@ from svp_nlp.errors import BudgetError, Interrupted, RecipeError, SignalError, W
 from svp_nlp.experiment import run_recipe
 from svp_nlp.files import read_json
 from svp_nlp.labeling.queue import LabelQueue
+from svp_nlp.report import markdown, summarize
+from svp_nlp.report_html import render_page
 from svp_nlp.stop_spec import RULES, StopSpec
 from svp_nlp.stopping import classification_change, kappa, overall_uncertainty, stop_set
 from svp_nlp.stopping_curve import expected_gain
@@ -152,6 +155,32 @@ def test_three_points_are_refused_with_what_is_missing():
         expected_gain([100, 200, 300, 300], [0.4, 0.3, 0.2, 0.2], more=100, tested_P=100)
 
 
+def signals(size, **values):
+    row = {"seed": 0, "selector": "proxy", "strategy": "margin", "labeled_size": size, "ends": False}
+    return {**row, "kappa": 0.9, "changed": 0.05, "uncertainty": 0.4, "error": None, "tested": 0, **values}
+
+
+def test_the_report_tells_what_more_labels_bring_or_what_is_missing_to_tell_it():
+    run = demo_run(seeds=(0,), strategies=("margin",), selectors=("proxy",))
+    pages = [render_page([run], summarize([run])), markdown([run], summarize([run]))]
+    assert all("3,600 more labels are expected to bring" in page for page in pages)
+    short = demo_run(seeds=(0,), strategies=("margin",), selectors=("proxy",), sizes=(100, 200, 300))
+    assert "When to stop" not in render_page([short], summarize([short]))
+    short |= {"stopping": [signals(100, kappa=None), signals(200, ends=True)], "stop": {"rule": "<b>"}}
+    page, text = render_page([short], summarize([short])), markdown([short], summarize([short]))
+    for shown in (page, text):
+        assert "there are 3" in shown and "train" in shown
+        assert "the rule &lt;b&gt; ended the rounds at 200 labels" in shown.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_without_a_target_the_gain_comes_from_the_proxys_errors_on_the_dev_set():
+    run = demo_run(seeds=(0,), strategies=("margin",), selectors=("proxy",))
+    errors = [0.4, 0.3, 0.26, 0.24, 0.23]
+    rows = [signals(100 * i, error=e, tested=500) for i, e in enumerate(errors, start=1)]
+    run |= {"rows": [], "agreement": [], "stopping": rows}
+    assert "The error of the proxy on the dev set is 23.0 % at 500 labels" in markdown([run], summarize([run]))
+
+
 # Whole runs. fastText is the target as well: what is tested is when it is trained, and on what.
 SIZES = [40, 60, 80]
 AT_ONCE = {"rule": "change", "threshold": 1.0, "patience": 1}  # holds as soon as there are two proxies
@@ -236,7 +265,7 @@ def test_people_are_told_that_a_rule_asks_for_no_more_and_how_to_go_on(toy, tmp_
 
 
 def test_the_rule_gain_reads_the_proxys_errors_on_a_dev_set(toy, tmp_path):
-    stop = {"rule": "gain", "threshold": 1.0, "min_labels": "50%"}
+    stop = {"rule": "gain", "threshold": 1.0, "patience": 1, "min_labels": "50%"}
     found = go(recipe(toy, stop=stop, dev={"split": "test"}, test=None, target=None,
                       labeled_sizes=[*SIZES, 100, 120]), tmp_path / "run")  # fmt: skip
     rows = found["stopping"]
