@@ -285,7 +285,11 @@ def _add_target(
     results: dict[str, Any],
 ) -> None:
     assert recipe.target is not None
-    test = data.test or asked_test(workspace, round_.labels)
+    test = data.test
+    if test is None:
+        test = asked_test(workspace, round_.labels)
+        info = {"path": recipe.pool.path, "split": f"{recipe.pool.split}, random rows that people labelled"}
+        results["test"] = {**info, "revision": None, "rows": len(test), "overlap": 0, "fingerprint": test.fingerprint}
     place = START if recipe.mode == "active_learning" and round_.round == 0 else arm.name
     done = workspace.run.steps_done
     target = train_target(

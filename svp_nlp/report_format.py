@@ -11,6 +11,7 @@ from svp_nlp.report_merge import number
 from svp_nlp.report_statistics import Point, Savings, Stat, Summary, clear_difference
 
 DASH = "–"
+_MANY_TEST_ROWS = 2000  # from here on the test set's own chance is below 2 points
 STAGE_NAMES = {
     "proxy_seconds": "training the selector",
     "scoring_seconds": "scoring the pool",
@@ -168,6 +169,8 @@ def learner_name(spec: Any, fallback: str) -> str:
 
 def headline(summary: Summary, runs: Any) -> str:
     """What was chosen, what it gave, and what it cost, in plain words; also where random was as good or better."""
+    if len(runs) == 1 and by_people(runs[0]):
+        return _people_headline(summary, runs[0])
     usable = count((runs[0].get("pool") or {}).get("usable"))
     tried = [series for series in summary.series if series.selector == "proxy"]
     last = [summary.line(series)[-1] for series in tried]
@@ -189,6 +192,48 @@ def headline(summary: Summary, runs: Any) -> str:
         f"wrong on {stat_share(best.error)} % of the test set."
     )
     return " ".join([text, *_against_random(summary, best), *_against_target(summary, best)])
+
+
+def by_people(run: Mapping[str, Any]) -> bool:
+    """Whether people labelled, and nothing else was there to compare with."""
+    oracle = (run.get("recipe") or {}).get("oracle")
+    return isinstance(oracle, Mapping) and oracle.get("kind") == "files"
+
+
+def _people_headline(summary: Summary, run: Mapping[str, Any]) -> str:
+    """What people have labelled so far, and what a target has learned from it."""
+    proxy, target = _learners(run)
+    rounds: Sequence[Mapping[str, Any]] = run.get("rounds") or ()
+    usable = count((run.get("pool") or {}).get("usable"))
+    if not rounds:
+        return f"People are asked for the first of {usable} rows; nothing is labelled yet."
+    done = max(rounds, key=lambda r: r.get("round", 0))
+    by_model = done["round"] > 0 and done["strategy"] != "random"
+    how = f", chosen by {proxy} with {done['strategy']}" if by_model else ", the start set" * (done["round"] == 0)
+    text = f"People have labelled {count(done['labeled_size'])} of {usable} rows{how}."
+    scored = [point for point in summary.points if point.error is not None]
+    if not scored:
+        return f"{text} No target is trained yet, so nothing can be said about what that is worth."
+    best = best_point(scored)
+    assert best.error is not None
+    tested = (run.get("test") or {}).get("rows")
+    rows = f"{count(tested)} test rows" if tested else "the test set"
+    between = ""
+    if tested and tested < _MANY_TEST_ROWS:
+        low, high = binomial_interval(best.error.mean, int(tested))
+        between = f"; so few rows tell that it is between {share(low)} and {share(high)} %, with 95 % confidence"
+    what = f"{_capital(target)} trained on {count(best.labeled_size)} of them"
+    return f"{text} {what} is wrong on {share(best.error.mean)} % of {rows}{between}."
+
+
+def binomial_interval(part: float, rows: int, z: float = 1.96) -> tuple[float, float]:
+    """Where the true share lies, when `part` of so many random rows have something; 95 %.
+
+    Source: Wilson 1927.
+    """
+    centre = part + z * z / (2 * rows)
+    half = z * math.sqrt(part * (1 - part) / rows + z * z / (4 * rows * rows))
+    return (max(0.0, (centre - half) / (1 + z * z / rows)), min(1.0, (centre + half) / (1 + z * z / rows)))
 
 
 def best_point(points: Sequence[Point]) -> Point:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from svp_nlp.hub.source import find_source, open_source
 from svp_nlp.labeling.answers import Answer
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labels import LabelSet
+from svp_nlp.report_format import binomial_interval
 from svp_nlp.results import run_status
 
 
@@ -172,6 +174,22 @@ def test_people_label_a_test_set_that_is_never_trained_on(toy, tmp_path):
     assert not any(test & rows for rows in parts.values())
     [metrics] = [v for k, v in outcome(tmp_path / "run").items() if k.endswith("/metrics")]
     assert 0 <= metrics["metrics"]["accuracy"] <= 1
+
+
+def test_the_report_says_how_little_a_small_test_set_tells(toy, tmp_path):
+    recipe = people_recipe(toy, test=None, oracle={"test_rows": 30})
+    with pytest.raises(WaitingForLabels):
+        run(recipe, tmp_path / "run")
+    told = [json.loads((tmp_path / "run/report.json").read_text())["headline"]]
+    result = play(recipe, tmp_path / "run")
+    told.append(json.loads(Path(result["report_json"]).read_text())["headline"])
+    assert "nothing is labelled yet" in told[0]
+    assert "People have labelled 60 of 170 rows, chosen by fastText with margin" in told[1]
+    assert "30 test rows; so few rows tell that it is between" in told[1]
+    # Wilson 1927, by its definition: the shares at which the part that was found is 1.96 deviations away.
+    for part, rows in ((0.8, 15), (0.0, 30), (0.5, 1000)):
+        for end in binomial_interval(part, rows):
+            assert abs(part - end) == pytest.approx(1.96 * (end * (1 - end) / rows) ** 0.5, abs=1e-6)
 
 
 def test_a_corrected_label_counts_from_the_next_round_on(toy, tmp_path):
