@@ -49,12 +49,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as tmp:
         run_dir = Path(tmp) / "run"
         make_run(run_dir, rows=rows, asked=asked)
-        with serve(run_dir) as url:
+        table.add_row("a line and fsync alone", *quantiles(only_fsync(Path(tmp) / "lines", answers // 4)))
+        with serve(run_dir) as (url, pid):
+            before = cpu_seconds(pid)
             table.add_row("over HTTP, two annotators", *quantiles(over_http(url, answers)))
+            cpu_ms = 1_000 * (cpu_seconds(pid) - before) / answers
             if shutil.which("chromium"):
                 table.add_row("in chromium, key to text", *quantiles(in_browser(url, answers // 4)))
     Console(width=110).print(table)
+    print(f"CPU of the server for one answer over HTTP: {cpu_ms:.1f} ms")
     print(machine())
+
+
+def only_fsync(path: Path, lines: int) -> list[float]:
+    """What the disk asks for an answer, whatever the program."""
+    times = []
+    for _ in range(lines):
+        began = time.perf_counter()
+        with path.open("ab") as file:
+            file.write(b"x" * 200 + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def cpu_seconds(pid: int) -> float:
+    values = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def make_run(run_dir: Path, *, rows: int, asked: int) -> None:
@@ -81,12 +103,12 @@ def make_run(run_dir: Path, *, rows: int, asked: int) -> None:
 
 
 @contextmanager
-def serve(run_dir: Path) -> Iterator[str]:
+def serve(run_dir: Path) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "svp_nlp", "label", "serve", str(run_dir), "--no-open", "--format", "quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            yield server.stdout.readline().strip()
+            yield server.stdout.readline().strip(), server.pid
         finally:
             server.terminate()
 

@@ -21,7 +21,7 @@ _GRACE_S = 5
 
 def serve(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory whose recipe asks people.")],
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="[default: a free one]")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, show_default="a free one")] = 0,
     host: Annotated[
         str, typer.Option("--host", help="Where to listen; anything but this machine needs a password.")
     ] = "127.0.0.1",
@@ -44,7 +44,8 @@ def serve(
         bool, typer.Option("--auto", help="Train and ask for the next rows by itself whenever a round is full.")
     ] = False,
     open_browser: Annotated[
-        bool | None, typer.Option("--open/--no-open", help="Open the page here. [default: where there is a screen]")
+        bool | None,
+        typer.Option("--open/--no-open", help="Open the page here.", show_default="where there is a screen"),
     ] = None,
     output: FormatOption = Format.human,
     verbose: VerboseOption = False,
