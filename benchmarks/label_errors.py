@@ -33,7 +33,9 @@ from svp_nlp.content import hash_texts, keys_of
 from svp_nlp.models import make_learner
 from svp_nlp.models.base import FitContext, Labeled
 from svp_nlp.quality import find_label_errors
-from svp_nlp.quality_folds import FOLDS, assign_folds, out_of_fold, rows_of
+from svp_nlp.quality_folds import FEW_FOLDS as FOLDS
+from svp_nlp.quality_folds import FOLDS as MORE_FOLDS
+from svp_nlp.quality_folds import assign_folds, out_of_fold, rows_of
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data"
 PROXIES = {
@@ -175,7 +177,7 @@ def compare_ideas(parts: dict[str, Noisy], console: Console) -> None:
                 kind: first[kind],
                 f"{kind}, divided by frequency": by_frequency(part, first[kind]),
                 f"{kind}, second pass": second_pass(part, kind, first[kind]),
-                f"{kind}, 10 folds": predict(part, kind, folds=10),
+                f"{kind}, {MORE_FOLDS} folds": predict(part, kind, folds=MORE_FOLDS),
             }
         ideas["mean of both"] = (first[kinds[0]] + first[kinds[1]]) / 2
         for idea, probs_LC in ideas.items():

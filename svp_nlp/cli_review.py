@@ -49,7 +49,10 @@ def review(
         ScoreName,
         typer.Option("--score", help="What labels are ranked by; activelab: where another annotator would help most."),
     ] = ScoreName.self_confidence,
-    folds: Annotated[int, typer.Option("--folds", min=2, help="So many trainings; each leaves a part out.")] = 5,
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", min=2, help="Trainings, each without a part. [default: 10; 5 for one that has epochs]"),
+    ] = None,
     output: FormatOption = Format.human,
     verbose: VerboseOption = False,
 ) -> None:

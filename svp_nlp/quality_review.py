@@ -27,7 +27,7 @@ from svp_nlp.models.base import TEXT, Labeled, Learner
 from svp_nlp.pool import IMAGE
 from svp_nlp.quality import Score, find_label_errors
 from svp_nlp.quality_annotators import active_label_scores, check_cleanlab
-from svp_nlp.quality_folds import FOLDS, out_of_fold
+from svp_nlp.quality_folds import default_folds, out_of_fold
 from svp_nlp.recipe import HeldOutSpec, Recipe, make_recipe
 from svp_nlp.run import RECIPE_FILE, STEP_FILE
 
@@ -97,7 +97,7 @@ def review_run(
     top: int | None = None,
     proxy: str | None = None,
     score: Score | Literal["activelab"] = "self_confidence",
-    folds: int = FOLDS,
+    folds: int | None = None,
 ) -> Review:
     """Look at all labels of a run's training rows, by models that were trained without the row itself.
 
@@ -106,6 +106,7 @@ def review_run(
         proxy: kind of a learner with default options; None: the proxy of the run's recipe.
         score: what labels are ranked by; `activelab`: by how much another annotator's label would help, conflicts among
             the others, see `quality_annotators`.
+        folds: trainings; None: ten, or five of a learner that trains in epochs.
     Raises:
         RecipeError: nothing of the run is labelled by people, the proxy cannot read its rows, or cleanlab is missing.
         LabelError: too few labels to compare any.
@@ -114,6 +115,7 @@ def review_run(
     queue = LabelQueue.open(run_dir)
     recipe = make_recipe(read_json(queue.run_dir / RECIPE_FILE), f"{queue.run_dir / RECIPE_FILE}")
     learner = _learner(queue, recipe, proxy)
+    folds = folds or default_folds(learner)
     if score == "activelab":
         check_cleanlab()
         top = top or _RELABELLED

@@ -206,7 +206,7 @@ def test_planted_errors_are_found_first_with_the_right_label_also_where_the_run_
     found = review_run(run_dir, top=WRONG)
     assert {doubt.id for doubt in found.doubts} == asked[1]
     assert all(doubt.suggested == TRUTH[doubt.text] for doubt in found.doubts)
-    assert (found.labelled, found.conflicts, found.proxy, found.folds) == (100, 0, "tfidf", 5)
+    assert (found.labelled, found.conflicts, found.proxy, found.folds) == (100, 0, "tfidf", 10)
     assert review_run(run_dir, top=WRONG) == found
     likely = review_run(run_dir).doubts
     assert likely == tuple(doubt for doubt in found.doubts if doubt.is_likely) and len(likely) == found.likely >= 5
