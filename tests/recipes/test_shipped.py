@@ -39,6 +39,7 @@ def test_all_recipes_are_there() -> None:
         "amazon_polarity/coreset_fasttext_vdcnn29",
         "amazon_review_full/active_fasttext_vdcnn29",
         "amazon_review_full/coreset_fasttext_vdcnn29",
+        "clinc150_imbalanced/active_fasttext_balanced",
         "demo/active_fasttext_vdcnn",
         "paper/amazon_polarity_fasttext",
         "paper/cifar100_resnet20_181",
