@@ -238,7 +238,6 @@ class Session:
             return {}
         counts = self._counts[request.name]
         waiting = counts["open"] + counts["conflict"]
-        train = [self._counts[r.name]["labelled"] for r in self.queue.requests if r.part == "train"]
         others = [name for name, at in self._heard.items() if name != annotator and self._clock() - at < _PRESENT_S]
         seconds = self._seconds_per_answer(annotator)
         return {
@@ -248,7 +247,7 @@ class Session:
             "returned": len(request.rows) - waiting,
             "conflicts": sum(c["conflict"] for c in self._counts.values()),
             "flagged": sum(c["flagged"] for c in self._counts.values()),
-            "labelled": sum(train),
+            "labelled": sum(c["labelled"] for c in self._counts.values()),
             "planned": self.queue.project.planned,
             "mine": len(self._history.get(annotator, {})),
             "others": sorted(others),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-SHARED = Path(os.environ.get("SVP_SHARED", Path(__file__).parents[2] / "../shared")) / "data" / "ag_news"
+SHARED = Path(os.environ.get("SVP_SHARED", Path(__file__).parents[2] / "../shared/data")) / "ag_news"
 RECIPE = """
 mode: active_learning
 pool: {{path: {pool}}}
