@@ -74,7 +74,8 @@ def read_table(path: Path) -> list[tuple[str, str]]:
             )
         found: dict[str, str] = {}
         for line, cells in rows:
-            id, label = unescape_id(cells.get("svp_id", "").strip()), unescape(cells.get("decision", "").strip())
+            values = dict(zip(header, cells, strict=True))
+            id, label = unescape_id(values["svp_id"].strip()), unescape(values["decision"].strip())
             if label and found.setdefault(id, label) != label:
                 raise LabelError(f"line {line:,} decides {label!r} for row {id}, an earlier line {found[id]!r}")
     except (OSError, UnicodeDecodeError) as error:
