@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 
 import pytest
 from label_studio_cases import CASES, CLASSES, annotate, client_of, make_queue, tasks_of
 from label_studio_wire import RECORDED, TOKEN, forward, recording, serving
-from small_run import outcome, small_recipe
-from toy import CLASS_NAMES, toy_rows, write_toy
+from scripted_labeler import hire, svp
+from small_run import outcome
 
-from svp_nlp.errors import LabelStudioError, WaitingForLabels
-from svp_nlp.experiment import run_recipe
+from svp_nlp.errors import LabelStudioError
 from svp_nlp.labeling import label_studio
 from svp_nlp.labeling.label_studio import push
 from svp_nlp.labeling.label_studio_client import Client
 from svp_nlp.labeling.label_studio_http import Patience
-from svp_nlp.labeling.label_studio_pull import pull
-from svp_nlp.labeling.queue import LabelQueue
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
@@ -62,26 +60,23 @@ def test_whichever_call_of_a_push_is_lost_the_next_push_leaves_each_row_there_on
             return
 
 
-def test_people_who_know_the_truth_give_the_run_of_a_simulation_through_label_studio(server, tmp_path):
-    pool = write_toy(tmp_path / "toy")
-    truth = {text: CLASS_NAMES[label] for text, label in zip(*toy_rows(), strict=True)}
-    changes = {"labeled_sizes": [40, 60], "target": None}
-    run_recipe(small_recipe(pool, **changes), tmp_path / "column", stop_requested=lambda: False)
-    asked = {"kind": "files", "labels": list(CLASS_NAMES)}
-    recipe = small_recipe(pool, **changes, oracle=asked, baselines=None)
-    for _ in range(4):
-        try:
-            run_recipe(recipe, tmp_path / "run", stop_requested=lambda: False)
-            break
-        except WaitingForLabels:
-            queue = LabelQueue.open(tmp_path / "run")
-            project = push(queue, client_of(server), project="a whole run", suggestions=True).project
-            for task in client_of(server).tasks(project, annotations=True):
-                if not task["annotations"]:
-                    annotate(server, task["id"], truth[task["data"]["text"]])
-            pull(queue, client_of(server))
-    found = outcome(tmp_path / "run")
-    assert found and found == outcome(tmp_path / "column")
+def test_people_who_know_the_truth_give_the_run_of_a_simulation_through_label_studio(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
+    labeler = hire(tmp_path)
+    assert svp("run", labeler.simulation(), "--run-dir", tmp_path / "column")[0] == 0
+    run, recipe, rounds = tmp_path / "run", labeler.recipe("people"), 0
+    while (code := svp("run", recipe, "--run-dir", run)[0]) == 3:
+        code, told = svp(
+            "label", "push", run, "--url", server, "--project", "a whole run", "--suggestions", "--format", "json"
+        )
+        assert code == 0, told
+        for task in client_of(server).tasks(json.loads(told)["project"], annotations=True):
+            if not task["annotations"]:
+                annotate(server, task["id"], labeler.truth[task["data"]["text"]])
+        assert svp("label", "pull", run)[0] == 0
+        rounds += 1
+    assert (code, rounds) == (0, 3)
+    assert outcome(run) == outcome(tmp_path / "column")
 
 
 def test_many_classes_can_be_searched(server, tmp_path):

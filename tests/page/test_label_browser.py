@@ -3,86 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import signal
 import sys
-from pathlib import Path
 
 import PIL.Image
 import pytest
-from datasets import Dataset
 from label_runs import CLASSES, address, answer, ask, free_port, make_run, process, said, served
-from small_run import FASTTEXT, outcome, small_recipe
-from toy import CLASS_NAMES, toy_rows, write_toy
+from page_use import expect, press, shows
 
-from svp_nlp.errors import WaitingForLabels
-from svp_nlp.experiment import run_recipe
 from svp_nlp.labeling.queue import LabelQueue
-
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-expect = playwright.expect
-
-BANKING = Path(os.environ.get("SVP_SHARED", Path(__file__).parents[2] / "../shared/data")) / "banking77"
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP labels.example 127.0.0.1",
-]
-OURS = ("http://127.0.0.1:", "http://labels.example:")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visitor(browser):
-    """Opens pages; none of them may have had an error in a script, or have asked another machine for anything."""
-    contexts, wrong = [], []
-
-    def visit(url: str, annotator: str = "ann", *, context=None, **options):
-        context = context or browser.new_context(**options)
-        context.set_default_timeout(15_000)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(f"a script ran: {dialog.message}"))
-        page.on("request", lambda r: None if r.url.startswith(OURS) else wrong.append(r.url))
-        page.goto(url + (f"&annotator={annotator}" if annotator else ""))
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not wrong
-
-
-def shows(page, row: str | None) -> None:
-    """Wait until the page shows this row, or none."""
-    if row is None:
-        expect(page.locator("#pause")).to_be_visible()
-    else:
-        expect(page.locator("#text")).to_have_attribute("data-id", row)
-        expect(page.locator("#work")).to_be_visible()
-
-
-def press(page, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def test_a_first_visitor_gives_a_name_then_labels_by_keys_and_a_reload_goes_on(tmp_path, visitor):
@@ -255,54 +185,6 @@ def test_a_full_disk_is_said_and_the_answer_stays_even_over_a_reload(tmp_path, v
         page.reload()  # sends it again
         shows(page, "row-2")
     assert said(run) == [("ann", "label", "music", "row-0"), ("ann", "label", "kitchen", "row-1")]
-
-
-@pytest.fixture
-def truth(tmp_path):
-    """A pool, its classes, and the label of each text, which the run never sees."""
-    if not BANKING.is_dir():  # then the loop is played on the toy pool
-        labels = {text: CLASS_NAMES[label] for text, label in zip(*toy_rows(), strict=True)}
-        return write_toy(tmp_path / "toy"), CLASS_NAMES, labels
-    rows = Dataset.from_parquet(str(BANKING / "data/train-00000-of-00001.parquet"), cache_dir=str(tmp_path / "cache"))
-    names = rows.features["label"].names
-    return BANKING, names, {text: names[label] for text, label in zip(rows["text"], rows["label"], strict=True)}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_whole_loop_in_the_page_gives_the_run_of_a_simulation(tmp_path, visitor, truth):
-    pool, classes, labels = truth
-    changes = {"proxy": FASTTEXT, "target": FASTTEXT, "initial": 20, "labeled_sizes": [30], "train_target_at": [30]}
-    changes["allow_overlap"] = True  # 7 texts of banking77 are in both of its parts
-    run_recipe(small_recipe(pool, **changes), tmp_path / "column", stop_requested=lambda: False)
-    run, oracle = tmp_path / "people", {"kind": "files", "labels": list(classes)}
-    del changes["train_target_at"]
-    with pytest.raises(WaitingForLabels):
-        run_recipe(small_recipe(pool, oracle=oracle, baselines=None, **changes), run, stop_requested=lambda: False)
-    with served(run) as url:
-        page = visitor(url)
-        for round, size in ((0, 20), (1, 10)):
-            expect(page.locator("#round")).to_have_text(f"Round {round}: 0 of {size}", timeout=120_000)
-            rows = LabelQueue.open(run).requests[round].rows
-            for row in rows:
-                shows(page, row.id)
-                assert page.locator("#text").text_content() == row.text
-                label = labels[row.text]
-                if len(classes) <= 10:
-                    press(page, str(classes.index(label) + 1))
-                    continue
-                press(page, "/")
-                page.keyboard.insert_text(label)
-                press(page, "Enter")
-            shows(page, None)
-            expect(page.locator("#pause-title")).to_have_text(f"Round {round} is full", timeout=60_000)
-            page.get_by_role("button", name="Train and continue").click()
-            expect(page.locator("#pause-title")).to_have_text("Training")
-        expect(page.locator("#pause-title")).to_have_text("Done", timeout=120_000)
-        with page.expect_popup() as report:
-            page.get_by_role("link", name="Open the report").click()
-        expect(report.value.locator("h1")).to_be_visible()
-    assert outcome(run) == outcome(tmp_path / "column")
 
 
 def test_a_second_look_decides_what_annotators_differ_on_and_keeps_or_takes_what_is_likely(tmp_path, visitor):
