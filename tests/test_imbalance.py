@@ -51,17 +51,18 @@ def by_turns(probs_NC: np.ndarray, *, labeled, available, keys, seed: int, budge
 def by_rarity(probs_NC: np.ndarray, *, labeled, available, keys, seed: int, budget: int) -> list[int]:
     """The row with the largest margin times expected rarity, whose expected class then counts as labelled."""
     ties = keyed_hash(keys, seed, "tie")
-    counts = [1.0 + (probs_NC[labeled].argmax(axis=1) == c).sum() for c in range(probs_NC.shape[1])]
+    counts_C = 1.0 + np.bincount(probs_NC[labeled].argmax(axis=1), minlength=probs_NC.shape[1])
     left, picked = set(np.flatnonzero(available).tolist()), []
 
     def gain(row: int) -> float:
-        return margin_of(probs_NC[row]) * sum(float(p) / n for p, n in zip(probs_NC[row], counts, strict=True))
+        # einsum, because sums in another order would part rows that tie
+        return margin_of(probs_NC[row]) * float(np.einsum("kc,c->k", probs_NC[[row]].astype(float), 1 / counts_C)[0])
 
     while len(picked) < budget:
         row = min(left, key=lambda r: (-gain(r), ties[r]))
         left.remove(row)
         picked.append(row)
-        counts = [n + float(p) for n, p in zip(counts, probs_NC[row], strict=True)]
+        counts_C = counts_C + probs_NC[row]
     return picked
 
 
