@@ -5,6 +5,7 @@ Everything that comes from data (texts, labels, names) reaches the template as p
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,45 +29,55 @@ _PREVIEW, _LONGEST_TEXT = 240, 4_000  # characters of a text that are shown, and
 _LONGEST_NAME = 200
 
 
-def render_page(runs: Sequence[Run], summary: Summary) -> str:
-    """The whole page, style sheet and charts included; needs no network and no script."""
-    environment = jinja2.Environment(
+@functools.cache  # compiling the templates takes longer than all the rest of a small report
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("svp_nlp"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render_page(runs: Sequence[Run], summary: Summary) -> str:
+    """The whole page, style sheet and charts included; needs no network and no script."""
     series_of = series_names(runs, unique_names(runs))
     styles = series_styles(summary.series)
-    page = environment.get_template("report.html.j2").render(
-        title=" · ".join(summary.names),
-        mode={"active_learning": "Active learning", "core_set": "Core-set selection"}.get(summary.mode, "Comparison"),
-        created=", ".join(dict.fromkeys(str(run.get("created") or "")[:10] for run in runs)),
-        headline=fmt.keep_together(fmt.headline(summary, runs)),
-        figures=_figures(summary),
-        warnings=summary.warnings,
-        one_seed=len(summary.seeds) == 1,
-        seeds=len(summary.seeds),
-        curves=_curves(summary, styles),
-        results=[_results(summary, styles, title, name) for title, name in _metric_names(summary)],
-        speed=_speed(summary),
-        stages=_stages(summary),
-        savings=[p for p in summary.points if p.savings is not None and p.error is not None],
-        balance=_balance(runs, summary, series_of, styles),
-        classes=class_table(runs, summary),
-        shown_classes=_SHOWN_CLASSES,
-        stopping=stopping_section(runs, summary, series_of, styles),
-        agreement=summary.agreement,
-        picks=(picks := _picks(runs, series_of)),
-        images=any(pick["is_image"] for group in picks for _, rows in group["sides"] for pick in rows),
-        training=_training(runs, series_of),
-        people=people_of(runs, summary.names),
-        facts=[_facts(run, name) for run, name in zip(runs, summary.names, strict=True)],
-        lineage=(lineage := _lineage(runs, series_of, summary)),
-        narrowed=any(fmt.looked_at(row["options"]) != fmt.DASH for row in lineage),
-        several=len(runs) > 1,
-        fmt=fmt,
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=" · ".join(summary.names),
+            mode={"active_learning": "Active learning", "core_set": "Core-set selection"}.get(
+                summary.mode, "Comparison"
+            ),
+            created=", ".join(dict.fromkeys(str(run.get("created") or "")[:10] for run in runs)),
+            headline=fmt.keep_together(fmt.headline(summary, runs)),
+            figures=_figures(summary),
+            warnings=summary.warnings,
+            one_seed=len(summary.seeds) == 1,
+            seeds=len(summary.seeds),
+            curves=_curves(summary, styles),
+            results=[_results(summary, styles, title, name) for title, name in _metric_names(summary)],
+            speed=_speed(summary),
+            stages=_stages(summary),
+            savings=[p for p in summary.points if p.savings is not None and p.error is not None],
+            balance=_balance(runs, summary, series_of, styles),
+            classes=class_table(runs, summary),
+            shown_classes=_SHOWN_CLASSES,
+            stopping=stopping_section(runs, summary, series_of, styles),
+            agreement=summary.agreement,
+            picks=(picks := _picks(runs, series_of)),
+            images=any(pick["is_image"] for group in picks for _, rows in group["sides"] for pick in rows),
+            training=_training(runs, series_of),
+            people=people_of(runs, summary.names),
+            facts=[_facts(run, name) for run, name in zip(runs, summary.names, strict=True)],
+            lineage=(lineage := _lineage(runs, series_of, summary)),
+            narrowed=any(fmt.looked_at(row["options"]) != fmt.DASH for row in lineage),
+            several=len(runs) > 1,
+            fmt=fmt,
+        )
     )
     return fmt.clean(page)
 
