@@ -60,7 +60,8 @@ def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
         if training.early_stopping_patience is not None and recipe.dev is None:
             role, inner = key.split(".", 1)
             yield role, f"{inner}.early_stopping_patience needs a dev set; set dev, or remove it"
-    if recipe.dev is not None and not trainings and (recipe.stop is None or recipe.stop.rule != "gain"):
+    watched = not isinstance(recipe.dev, float) and (recipe.by_people or recipe.stop is not None)
+    if recipe.dev is not None and not trainings and not watched:
         yield "dev", "neither proxy nor target trains in epochs that a dev set could choose among; remove it"
     if "random" in recipe.baselines and any(s.name == "random" for s in recipe.strategies):
         yield "baselines", "random is a strategy and a baseline; keep one of them"

@@ -77,7 +77,7 @@ def expected_gain(
     """Fit err = a + b n^-c with a, b >= 0 and read off what `more` labels bring, with a profile interval.
 
     Only the sizes above half of the largest are used, at least the last four: real curves are power laws in parts, and
-    with all points the intervals missed what came 9 times of 10 (benchmarks/stopping.py).
+    fitted to all points the intervals were too narrow by far (benchmarks/README.md).
 
     A point counts by the inverse of the variance of an error that is measured on so many rows. The scatter is estimated
     from the residuals, so few points give wide intervals; one of less than half the standard deviation of such an error

@@ -313,6 +313,14 @@ def test_a_rule_that_could_never_work_is_refused_before_any_work(toy, changes, m
         recipe(toy, **{"stop": {"rule": "kappa"}, **changes})
 
 
+def test_a_dev_set_is_taken_where_the_signals_read_it_and_refused_where_nobody_does(toy):
+    only_select = {"dev": {"split": "test"}, "test": None, "target": None}
+    people_recipe(toy, **only_select)
+    recipe(toy, stop=AT_ONCE, **only_select)
+    with pytest.raises(RecipeError, match="that a dev set could choose among"):
+        recipe(toy, **only_select)
+
+
 def test_a_rule_has_its_own_defaults_and_says_nothing_about_what_rounds_find(toy):
     with_rule = recipe(toy, stop={"rule": "kappa"}, labeled_sizes=[*SIZES, 100])
     assert with_rule.stop.threshold == RULES["kappa"].threshold and with_rule.stop.patience == RULES["kappa"].patience
