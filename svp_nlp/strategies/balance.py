@@ -82,7 +82,8 @@ def rare_classes(
     def gains(members: IntN | list[int]) -> npt.NDArray[np.float64]:
         # Not a matrix product, in which equal rows may get sums that differ, and would not tie.
         rarity_K = np.einsum("kc,c->k", probs_AC[members].astype(np.float64), 1 / counts_C)
-        return rows.margins_A[members] * rarity_K
+        found_K: npt.NDArray[np.float64] = rows.margins_A[members] * rarity_K
+        return found_K
 
     def take(row: int) -> bool:
         counts_C[:] += probs_AC[row]
