@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,8 +145,8 @@ def import_(
             allow_unknown=allow_unknown,
             is_dry=dry_run,
         )
-        open_ = sum(queue.resolution(id).status == "open" for id in queue.rows)
-        conflicts = sum(queue.resolution(id).status == "conflict" for id in queue.rows)
+        statuses = Counter(queue.resolution(id).status for id in queue.rows)
+        open_, conflicts = statuses["open"], statuses["conflict"]
         lines = _lines(vars(report), path)
         if not dry_run:
             lines.append(_next(run_dir, open_, conflicts))

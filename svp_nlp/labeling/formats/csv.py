@@ -7,12 +7,14 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 from svp_nlp.errors import LabelError
 from svp_nlp.labeling.formats.base import FileFormat
 from svp_nlp.labeling.table import COLUMNS, About, LabelRow, as_round
 
 HEADER = (*COLUMNS, "kind", "note", "suggestion")
+_READ = (*COLUMNS, "kind", "note", "image")
 _DELIMITERS = (",", ";", "\t")
 _ESCAPE = "'"
 # What begins a formula; the wide ones do so where Excel speaks Japanese or Chinese (OWASP, CSV injection).
@@ -53,10 +55,10 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def read_cells(text: str) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """The column names of a CSV text in lower case, and its rows with the line on which each ends.
+def read_cells(text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The column names of a CSV text in lower case, and its rows, as long as these, with the line on which each ends.
 
-    The delimiter is the one that gives most column names that we know. Short rows lack what is right of them.
+    The delimiter is the one that gives most column names that we know. What a short row lacks is empty.
 
     Raises:
         LabelError: a column stands twice; while iterating: a row has too many cells, or quotes do not close.
@@ -66,19 +68,21 @@ def read_cells(text: str) -> tuple[list[str], Iterator[tuple[int, dict[str, str]
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise LabelError(f"the columns {', '.join(twice)} stand twice; rename or remove one of each")
 
-    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+    def rows() -> Iterator[tuple[int, list[str]]]:
         with _long_cells():
             reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
             try:
                 next(reader)
                 for cells in reader:
-                    if any(cell.strip() for cell in cells[len(header) :]):
-                        raise LabelError(
-                            f"line {reader.line_num:,} has {len(cells):,} cells, the header {len(header):,}; put "
-                            "texts with commas into quotes"
-                        )
+                    if len(cells) != len(header):
+                        if any(cell.strip() for cell in cells[len(header) :]):
+                            raise LabelError(
+                                f"line {reader.line_num:,} has {len(cells):,} cells, the header {len(header):,}; put "
+                                "texts with commas into quotes"
+                            )
+                        cells = (cells + [""] * len(header))[: len(header)]
                     if any(cells):
-                        yield reader.line_num, dict(zip(header, cells, strict=False))
+                        yield reader.line_num, cells
             except csv.Error as error:
                 raise LabelError(f"line {reader.line_num:,} is no CSV ({error}); expected closed quotes") from None
 
@@ -105,25 +109,17 @@ def parse(text: str) -> list[LabelRow]:
     if not {"svp_id", "text"} & {*header} or not {"label", "kind"} & {*header}:
         shown = ", ".join(header[:12])[:200]
         raise LabelError(f"the columns are {shown}; expected svp_id or text, and label")
+    wanted = itemgetter(*(header.index(name) if name in header else len(header) for name in _READ))
     rows = []
     for line, values in cells:
-
-        def cell(name: str, values: dict[str, str] = values) -> str:
-            return unescape(values.get(name, ""))
-
+        id, *others = wanted([*values, ""])
+        text, label, annotator, timestamp, source, round, kind, note, image = [
+            unescape(cell) if cell.startswith(_ESCAPE) else cell for cell in others
+        ]
+        id = unescape_id(id) if id.startswith(_ESCAPE) else id
         rows.append(
             LabelRow(
-                svp_id=unescape_id(values.get("svp_id", "")),
-                text=cell("text"),
-                label=cell("label"),
-                annotator=cell("annotator"),
-                timestamp=cell("timestamp"),
-                source=cell("source"),
-                round=as_round(values.get("round")),
-                kind=cell("kind"),
-                note=cell("note"),
-                image=cell("image"),
-                at=f"line {line}",
+                id, text, label, annotator, timestamp, source, as_round(round), kind, note, image, at=f"line {line}"
             )
         )
     return rows

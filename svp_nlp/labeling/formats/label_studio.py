@@ -118,7 +118,7 @@ def parse(text: str) -> list[LabelRow]:
         header, cells = read_cells(text)
         if not _OWN_COLUMNS.issubset(header):
             raise LabelError("expected a JSON, JSON_MIN or CSV export of Label Studio; it is something else")
-        rows = [_row_of_min(values, at=f"line {line}") for line, values in cells]
+        rows = [_row_of_min(dict(zip(header, values, strict=True)), at=f"line {line}") for line, values in cells]
     else:
         try:
             tasks = json.loads(text)
