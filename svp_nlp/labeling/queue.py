@@ -22,6 +22,7 @@ from svp_nlp.files import read_json, write_json
 from svp_nlp.labeling.answers import Answer, Journal
 from svp_nlp.labeling.requests import Request, Row, read_requests, write_request
 from svp_nlp.labeling.resolve import Policy, Resolution, RowAnswers, Status, resolve
+from svp_nlp.run import disk_errors
 
 DIRECTORY = "labeling"
 _PROJECT_FILE = "project.json"
@@ -114,7 +115,8 @@ class LabelQueue:
         path = run_dir / DIRECTORY / _PROJECT_FILE
         values = asdict(project) | {"labels": list(project.labels)}
         if not path.exists() or read_json(path) != values:
-            write_json(path, values)
+            with disk_errors(run_dir):
+                write_json(path, values)
         queue = cls(run_dir, project)
         queue.refresh()
         return queue
@@ -129,7 +131,8 @@ class LabelQueue:
 
     def ask(self, request: Request) -> None:
         """Ask for a request's rows; one that was asked before stays as it was."""
-        write_request(self.directory / "requests", request)
+        with disk_errors(self.run_dir):
+            write_request(self.directory / "requests", request)
         self.refresh()
 
     def add(self, answers: Iterable[Answer]) -> None:
@@ -218,7 +221,8 @@ class LabelQueue:
 
     def request_finish(self, facts: Mapping[str, Any]) -> None:
         """Have the next `svp run` take what there is, ask for no more, and train the target."""
-        write_json(self.directory / _FINISH_FILE, facts)
+        with disk_errors(self.run_dir):
+            write_json(self.directory / _FINISH_FILE, facts)
 
     @property
     def stopped(self) -> str | None:
@@ -231,7 +235,8 @@ class LabelQueue:
         if reason is None:
             (self.directory / _STOPPED_FILE).unlink(missing_ok=True)
         elif self.stopped != reason:
-            write_json(self.directory / _STOPPED_FILE, {"reason": reason})
+            with disk_errors(self.run_dir):
+                write_json(self.directory / _STOPPED_FILE, {"reason": reason})
 
     def _take(self, request: Request) -> None:
         self.requests.append(request)
