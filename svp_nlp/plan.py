@@ -13,6 +13,7 @@ from svp_nlp.engines import make_engine
 from svp_nlp.fitting import is_feature_learner
 from svp_nlp.models import make_learner
 from svp_nlp.models.base import LearnerSpec, TrainingSpec
+from svp_nlp.oracles.files import FilesOracleSpec
 from svp_nlp.prepare import prepare
 from svp_nlp.probe import Probe, probe
 from svp_nlp.recipe import Recipe
@@ -61,19 +62,19 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         per_row = sum(probe(encoder, data).seconds_per_text for encoder in encoders)
         estimate["neighbours encoding"] = len(data.pool) * per_row
     work["encoder"] = Work([], 0, encoded=len(encoders) * len(data.pool))
-    if data.test is not None and recipe.target is not None:
+    test_rows = _test_rows(data)
+    if test_rows and recipe.target is not None:
         tested = len(target_sizes) * len(arms) * len(recipe.seeds)
-        estimate["testing"] = tested * len(data.test) * probes["target"].seconds_per_text
+        estimate["testing"] = tested * test_rows * probes["target"].seconds_per_text
     seconds = sum(estimate.values())
     lines = [
         f"pool    {recipe.pool.path} [{recipe.pool.split}]: {len(data.pool):,} rows, {available:,} can be picked, "
         f"{len(data.class_names):,} classes",
-        f"test    {data.test_info['path']} [{data.test_info['split']}]: {data.test_info['rows']:,} rows"
-        if data.test_info
-        else "test    none: no target is trained",
+        _test_line(data),
         f"arms    {', '.join(arm.name for arm in arms)}; seeds {', '.join(map(str, recipe.seeds))}",
         f"labels  {f'{initial:,} at the start, then ' if initial else ''}{', '.join(f'{s:,}' for s in sizes)} "
         f"({100 * sizes[-1] / available:.3g} % of what can be picked)",
+        *_by_people(recipe, data, rows=sizes[-1]),
         *_publishing(recipe, len(sizes)),
         *(f"note    {warning}" for warning in data.warnings),
         "",
@@ -109,6 +110,30 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         },
         "estimate": {**estimate, "seconds": seconds},
     }
+
+
+def _test_rows(data: Data) -> int:
+    if data.test is not None:
+        return len(data.test)
+    return 0 if data.test_positions is None else len(data.test_positions)
+
+
+def _test_line(data: Data) -> str:
+    if data.test_info:
+        return f"test    {data.test_info['path']} [{data.test_info['split']}]: {data.test_info['rows']:,} rows"
+    if data.test_positions is not None:
+        return f"test    {len(data.test_positions):,} random rows of the pool, which people label; never trained on"
+    return "test    none: no target is trained"
+
+
+def _by_people(recipe: Recipe, data: Data, *, rows: int) -> list[str]:
+    """How much work people will have."""
+    if not isinstance(recipe.oracle, FilesOracleSpec):
+        return []
+    seeds, each = len(data.seeds), recipe.oracle.answers_per_row
+    asked = rows - seeds + (0 if data.test_positions is None else len(data.test_positions))
+    known = f" beside the {seeds:,} that are labelled" if seeds else ""
+    return [f"people  label {asked:,} rows{known}" + (f", {each:,} people each row" if each > 1 else "")]
 
 
 def _publishing(recipe: Recipe, rounds: int) -> list[str]:
@@ -222,7 +247,7 @@ def _seconds(role: str, work: Work, measured: Probe, *, steps: list[int], dev: o
 
 
 def _lines(role: str, work: Work, measured: Probe, *, steps: list[int]) -> list[str]:
-    parts = [f"{len(work.sizes):,} trainings, {sum(work.sizes):,} labels in all"]
+    parts = [f"{len(work.sizes):,} training{'s' * (len(work.sizes) != 1)}, {sum(work.sizes):,} labels in all"]
     if any(steps):
         each = f"{min(steps):,}" if min(steps) == max(steps) else f"{min(steps):,} to {max(steps):,}"
         parts.append(f"{sum(steps):,} optimiser steps ({each} a training)")

@@ -18,6 +18,7 @@ from svp_nlp.hub.source import find_source, open_source
 from svp_nlp.labeling.answers import Answer
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labels import LabelSet
+from svp_nlp.plan import plan
 from svp_nlp.report_format import binomial_interval
 from svp_nlp.results import run_status
 
@@ -68,6 +69,10 @@ def label_all(queue: LabelQueue, rows) -> None:
     queue.add([answer(row, TRUTH[row.text]) for row in rows])
 
 
+def label_by_two(queue: LabelQueue, rows) -> None:
+    queue.add([answer(row, TRUTH[row.text], annotator=name) for row in rows for name in ("ann", "ben")])
+
+
 def found(run_dir: Path) -> dict:
     """The outcome of a run without how people's labels are told apart from a column's."""
     return {k: v for k, v in outcome(run_dir).items() if not k.endswith("/test/labels")}
@@ -82,6 +87,15 @@ def test_people_who_know_the_truth_give_the_run_of_a_simulation_in_whatever_orde
 
     play(people_recipe(toy), tmp_path / "people", label=backwards)
     assert found(tmp_path / "people") == found(tmp_path / "column")
+
+
+def test_a_plan_says_how_many_rows_people_will_label(toy, tmp_path):
+    recipe = people_recipe(toy, test=None, oracle={"test_rows": 10, "answers_per_row": 2})
+    lines = plan(recipe)["lines"]
+    play(recipe, tmp_path / "run", label=label_by_two)
+    labelled = run_status(tmp_path / "run")["people"]["labelled"]
+    assert f"people  label {labelled:,} rows, 2 people each row" in lines
+    assert any(line.startswith("test    10 random rows of the pool") for line in lines)
 
 
 def test_a_run_waits_says_what_to_do_and_asks_the_same_rows_again(toy, tmp_path):
