@@ -197,6 +197,10 @@ def _people_lines(run_dir: Path, people: Mapping[str, Any] | None) -> list[str]:
         from svp_nlp.report_format import duration
 
         lines[-1] += f"; at this pace the others take one person {duration(people['seconds_left'])}"
+    if people["stopped"]:
+        lines.append(people["stopped"])
+    elif people["finish_requested"]:
+        lines.append("no more rows will be asked for: svp label finish was called")
     if people["open"]:
         lines.append(f"{people['open']:,} rows wait for an answer: svp label serve {run_dir}")
     return lines

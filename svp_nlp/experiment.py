@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from svp_nlp.agreement import agreement_of
 from svp_nlp.arms import Arm, arms_of
 from svp_nlp.asking import asked_test, request_test
 from svp_nlp.data import Data
@@ -19,7 +20,7 @@ from svp_nlp.engines.ranks import shared_engine
 from svp_nlp.errors import WaitingForLabels
 from svp_nlp.evidence import agreements, extreme_picks, lineage_row, stopping_rows
 from svp_nlp.files import read_json
-from svp_nlp.labeling.queue import LabelQueue
+from svp_nlp.labeling.queue import LabelQueue, is_asking
 from svp_nlp.labels import LabelSet
 from svp_nlp.launch import open_run_together, together
 from svp_nlp.loop import active_learning, core_set, encoding_seconds, train_target
@@ -138,6 +139,8 @@ def _report_where_it_waits(run: Run, results: dict[str, Any]) -> Iterator[None]:
 
 def _save(run: Run, results: dict[str, Any]) -> None:
     if run.ranks.is_main:
+        if is_asking(run.directory):
+            results["annotators"] = agreement_of(LabelQueue.open(run.directory))
         with disk_errors(run.directory):
             save_results(run.directory, results)
 

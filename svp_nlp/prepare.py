@@ -110,7 +110,7 @@ def _warn_of_seeds(recipe: Recipe, data: Data, run_dir: Path | None) -> Data:
         return data
     warning = (
         f"{path} has changed since the run began, which goes on with the {len(data.seeds):,} seed labels that it had: "
-        "correct them with svp label review, or begin in another run directory"
+        "to use the new ones, begin in another run directory"
     )
     log.warning("%s", warning)
     return replace(data, warnings=(*data.warnings, warning))

@@ -21,8 +21,9 @@ def progress(queue: LabelQueue) -> dict[str, Any]:
     Returns:
         `requests`: round, part, and rows requested, labelled, skipped, flagged, conflicts, open; `annotators`: name,
         answers, seconds_per_answer (None: not known); `labelled`, `open`, `planned` (labelled rows that the recipe
-        wants in the end, its test set included), `seconds_per_answer`, and `seconds_left` of one person's work (None
-        where nothing tells a pace).
+        wants in the end, its test set included), `finish_requested`, `stopped` (why the recipe's `stop` asks for no
+        more; None: it does not), `seconds_per_answer`, and `seconds_left` of one person's work (None where nothing
+        tells a pace, and where no more rows will be asked for).
     """
     requests: list[dict[str, Any]] = []
     for request in queue.requests:
@@ -57,8 +58,9 @@ def progress(queue: LabelQueue) -> dict[str, Any]:
         "open": sum(request["open"] + request["conflicts"] for request in requests),
         "planned": queue.project.planned,
         "finish_requested": queue.finish_requested,
+        "stopped": queue.stopped,
         "seconds_per_answer": pace,
-        "seconds_left": None if pace is None else pace * left,
+        "seconds_left": None if pace is None or queue.finish_requested or queue.stopped else pace * left,
     }
 
 

@@ -206,6 +206,7 @@ class LabelServer:
             "progress": self.session.progress(_annotator(body), row),
             "training": training | {"report": (queue.run_dir / "report.html").exists()},
             "finishing": queue.finish_requested,
+            "stopped": queue.stopped or "",
         }
 
     def _next(self, body: Body) -> Any:

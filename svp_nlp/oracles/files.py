@@ -211,6 +211,6 @@ def waiting(queue: LabelQueue, request: Request, counts: Counts, needed: int) ->
     beside = f"; {others:,} rows that were asked for before wait as well" if others else ""
     return (
         f"{counts.returned:,} of {counts.requested:,} answers {of_what} have come in{enough}{conflicts}{beside}. Label "
-        f"in your browser: svp label serve {run}; or in files: svp label export {run} --to csv, svp label import {run} "
-        "FILE. Then run the same command again"
+        f"in your browser: svp label serve {run}; in files: svp label export {run} --to csv, svp label import {run} "
+        f"FILE; or in Label Studio: svp label push {run} --url URL. Then run the same command again"
     )

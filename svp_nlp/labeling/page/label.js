@@ -191,7 +191,7 @@ function pause() {
     others: "The rows that are left are on the screens of others, or need the answer of somebody else. This page looks again by itself.",
   };
   $("pause-title").textContent = running ? "Training" : done ? "Done" : titles[why];
-  $("pause-text").textContent = running ? "New rows appear here by themselves." : done ? "All is labelled, and the models are trained." : texts[why];
+  $("pause-text").textContent = running ? "New rows appear here by themselves." : done ? ["The models are trained.", state.stopped || "All is labelled."].join(" ") : texts[why];
   if (!running && !done && training.message) $("pause-text").textContent += `\n\n${training.state === "failed" ? "The last try failed: " : "The last try said: "}${training.message}`;
   show("training", running);
   $("training-text").textContent = `${duration(training.seconds)}${training.lines.length ? ` · ${training.lines.at(-1)}` : ""}`;
