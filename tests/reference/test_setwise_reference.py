@@ -363,12 +363,13 @@ def test_the_scale_of_embeddings_does_not_matter_and_nothing_overflows(name):
 
 @pytest.mark.parametrize("name", SETWISE)
 def test_read_only_files_half_precision_one_row_and_no_budget(name, tmp_path):
-    signals = signals_of(name, np.random.default_rng(3), 50)
-    np.save(tmp_path / "embeddings.npy", signals["embeddings"])
-    mapped = {**signals, "embeddings": np.load(tmp_path / "embeddings.npy", mmap_mode="r")}
+    signals, mapped = signals_of(name, np.random.default_rng(3), 50), {}
+    for key, value in signals.items():
+        np.save(tmp_path / f"{key}.npy", value)
+        mapped[key] = np.load(tmp_path / f"{key}.npy", mmap_mode="r")
     picks = select(name, signals, budget=10).positions_K.tolist()
     assert select(name, mapped, budget=10).positions_K.tolist() == picks
-    half = {**signals, "embeddings": signals["embeddings"].astype(np.float16)}
+    half = {key: value.astype(np.float16) if key == "embeddings" else value for key, value in signals.items()}
     assert len(select(name, half, budget=10)) == 10
     assert len(select(name, signals, budget=0)) == 0
     one = {key: value[:1] for key, value in signals.items()}
@@ -394,11 +395,10 @@ def test_probabilities_are_copied_no_more_often_than_said(name, copies, monkeypa
 
 
 @pytest.mark.parametrize("name", SETWISE)
-def test_embeddings_of_zeros_are_picked_by_the_keyed_hash(name):
+def test_rows_that_are_all_alike_are_picked_by_the_keyed_hash(name):
     signals = signals_of(name, np.random.default_rng(4), 300)
-    signals["embeddings"][:] = 0
-    if "probs" in signals:
-        signals["probs"][:] = 1 / 3
+    for key, value in signals.items():
+        value[:] = 1 / 3 if key == "probs" else 0
     one, two = (select(name, signals, budget=30, seed=seed).positions_K for seed in (1, 2))
     assert len(set(one.tolist())) == 30
     assert len(np.intersect1d(one, two)) < 15  # 3 expected
