@@ -14,6 +14,8 @@ _PICKED = {  # what a strategy looks for, after "the 358 rows"
     "margin": "whose two most likely classes were closest to each other",
     "entropy": "over which it was most undecided between all classes",
     "least_confidence": "of whose most likely class it was least sure",
+    "class_balanced": "that it took to be of the classes with the fewest labels, and was least sure of among these",
+    "rare_classes": "over which it was undecided, and which are likely to be of a class with few labels",
     "greedy_k_centers": "each of which lay farthest from all that had a label and all picks before it",
     "facility_location": "that together stand best for all the others",
     "badge": "over which it had doubts, and which differ from each other",
