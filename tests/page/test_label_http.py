@@ -82,9 +82,10 @@ def test_a_password_is_asked_for_instead_of_a_token(run, monkeypatch):
     waited, sleep = [], access_module.asyncio.sleep
 
     async def wait(seconds):
-        if seconds != 1.0:  # another server of this process
-            return await sleep(seconds)
-        waited.append(seconds)
+        if seconds == 1.0:
+            waited.append(seconds)
+        else:  # another server of this process
+            await sleep(seconds)
 
     monkeypatch.setattr(access_module.asyncio, "sleep", wait)
     with visit(run, enter=False, password="correct horse") as client:
