@@ -17,9 +17,10 @@ from svp_nlp.fitting import encode, is_feature_learner
 from svp_nlp.labels import LabelSet
 from svp_nlp.models import make_learner
 from svp_nlp.models.base import Learner
+from svp_nlp.run import START
 from svp_nlp.sizes import resolve_size
 from svp_nlp.strategy_spec import StartSpec
-from svp_nlp.workspace import START, RowsFile, Scored, Workspace
+from svp_nlp.workspace import RowsFile, Scored, Workspace
 
 _FILE = "positions.npy"
 

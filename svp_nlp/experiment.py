@@ -33,13 +33,13 @@ from svp_nlp.recipe import Recipe, dump_recipe
 from svp_nlp.recipe_yaml import differences
 from svp_nlp.report import summarize, write_report
 from svp_nlp.results import is_finished, save_results
-from svp_nlp.run import ENVIRONMENT_FILE, Run, disk_errors, machine
+from svp_nlp.run import ENVIRONMENT_FILE, START, Run, disk_errors, machine
 from svp_nlp.selected import SelectedRows, drop_outgrown, write_selected
 from svp_nlp.selection import scores_at
 from svp_nlp.stopping_step import tell
 from svp_nlp.strategy_spec import StrategySpec
 from svp_nlp.tracking import Tracker, open_tracker
-from svp_nlp.workspace import START, Round, Workspace
+from svp_nlp.workspace import Round, Workspace
 
 log = logging.getLogger(__name__)
 _FOUND = ", found finished"

@@ -20,10 +20,11 @@ from svp_nlp.labels import LabelSet
 from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import Event, FeatureLearner, FitContext, Learner
 from svp_nlp.pool import cut
+from svp_nlp.run import START
 from svp_nlp.scoring import ScoreTask
 from svp_nlp.store import SignalStore
 from svp_nlp.strategy_spec import StrategySpec
-from svp_nlp.workspace import ROWS_PER_BATCH, START, Encoded, Fitted, RowsFile, Scored, Workspace, model_name
+from svp_nlp.workspace import ROWS_PER_BATCH, Encoded, Fitted, RowsFile, Scored, Workspace, model_name
 
 if TYPE_CHECKING:
     from svp_nlp.models.dynamics import DynamicsRecorder

@@ -23,6 +23,7 @@ from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import Labeled, Learner
 from svp_nlp.narrowing import View, look
 from svp_nlp.oracles.base import Question
+from svp_nlp.run import FULL, START
 from svp_nlp.selection import Lineage, Selection
 from svp_nlp.sizes import resolve_size
 from svp_nlp.stop_spec import StopSpec
@@ -30,7 +31,7 @@ from svp_nlp.stopping import Watched
 from svp_nlp.stopping_step import watch
 from svp_nlp.strategy_checks import check_start, check_strategy
 from svp_nlp.strategy_spec import StartSpec, StrategySpec, arm_name, as_spec, as_start
-from svp_nlp.workspace import FULL, ROWS_PER_BATCH, START, Fitted, Round, Scored, Workspace, rank
+from svp_nlp.workspace import ROWS_PER_BATCH, Fitted, Round, Scored, Workspace, rank
 
 
 @dataclass(frozen=True)

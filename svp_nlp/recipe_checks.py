@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from svp_nlp.arms import arms_of
+from svp_nlp.run import FULL, START
 from svp_nlp.sizes import INITIAL, amount
 from svp_nlp.stop_spec import stop_contradictions
 from svp_nlp.strategy_checks import misfits, start_misfits
 
-_PLACES = {"start": "of the start set", "full": "of models that are trained on all labels"}  # workspace.START, FULL
+_PLACES = {START: "of the start set", FULL: "of models that are trained on all labels"}
 
 
 def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from svp_nlp.errors import RecipeError, RunError
 from svp_nlp.files import read_json, write_json
 from svp_nlp.labeling.progress import progress
 from svp_nlp.labeling.queue import LabelQueue, is_asking
-from svp_nlp.run import LOCK_FILE, RECIPE_FILE, STEP_FILE
+from svp_nlp.run import LOCK_FILE, RECIPE_FILE, START, STEP_FILE
 
 RESULTS_FILE = "results.json"
 _SHOWN_RUNS = 8  # of a folder of runs
@@ -72,6 +72,7 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
         elif parts[-2] == "metrics":
             size = int(parts[2].split("-")[1])
             targets.append({"seed": seed, "arm": arm, "labeled_size": size, **step["output"]["metrics"]})
+    rounds.sort(key=lambda row: (row["seed"], row["arm"] != START))  # what all arms stand on
     if "mode" not in read_json(run_dir / RECIPE_FILE):
         state = "workspace"  # made from Python: only its owner knows what is still to come
     else:

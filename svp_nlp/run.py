@@ -38,6 +38,8 @@ STEP_FILE = "step.json"
 RECIPE_FILE = "recipe.resolved.json"
 ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
+START = "start"  # directory of what all arms of a seed share in active learning
+FULL = "full"  # the same for core-set selection: models trained on all labels
 _OWNER_FILE = ".lock-owner.json"
 _LIBRARIES = (
     "svp_nlp", "torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "pyarrow", "numba",

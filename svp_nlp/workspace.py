@@ -40,8 +40,6 @@ from svp_nlp.strategies.strata import stratified
 from svp_nlp.strategies.warm_up import warm_up
 from svp_nlp.strategy_spec import StrategySpec
 
-START = "start"  # directory of what all arms of a seed share in active learning
-FULL = "full"  # the same for core-set selection: models trained on all labels
 ROWS_PER_BATCH = 32_768
 
 

@@ -265,18 +265,23 @@ def test_the_status_tells_who_waits_for_whom_and_the_pace_is_one_person_s_work(t
     given = [(row, time) for row, time in zip(rows, times, strict=False)]
     queue.add([Answer(row.id, "label", TRUTH[row.text], "ann", time, "page") for row, time in given])
     queue.add([answer(rows[5], kind="skip", annotator="ben")])
+    # Two files a minute apart tell nothing of the pace at which they were filled in.
+    sheets = [(rows[6], "2026-01-01T09:00:00Z"), (rows[7], "2026-01-01T09:00:00Z")]
+    sheets += [(row, "2026-01-01T09:01:00Z") for row in rows[8:10]]
+    queue.add([Answer(row.id, "label", TRUTH[row.text], "cem", time, "csv") for row, time in sheets])
     people = run_status(tmp_path / "run")["people"]
     assert people["requests"] == [
-        {"round": 0, "part": "train", "requested": 20, "labelled": 5, "skipped": 1, "flagged": 0, "conflicts": 0,
-         "open": 14}
+        {"round": 0, "part": "train", "requested": 20, "labelled": 9, "skipped": 1, "flagged": 0, "conflicts": 0,
+         "open": 10}
     ]  # fmt: skip
     assert people["annotators"] == [
         {"name": "ann", "answers": 5, "seconds_per_answer": 3.0},
         {"name": "ben", "answers": 1, "seconds_per_answer": None},
+        {"name": "cem", "answers": 4, "seconds_per_answer": None},
     ]
-    assert people["planned"] == 60 and people["seconds_left"] == 3.0 * 55
+    assert people["planned"] == 60 and people["seconds_left"] == 3.0 * 51
     shown = CliRunner().invoke(app, ["status", str(tmp_path / "run")])
-    assert "waiting" in shown.output and "14 rows wait for an answer: svp label serve" in shown.output
+    assert "waiting" in shown.output and "10 rows wait for an answer: svp label serve" in shown.output
 
 
 def test_what_people_have_labelled_becomes_a_version_also_where_rows_came_late_or_were_skipped(toy, tmp_path):

@@ -31,9 +31,8 @@ from svp_nlp.hub.selections import DEFAULT_CONFIG, source_card
 from svp_nlp.hub.source import Source, find_source, given_labels, is_by_people, pool_of, shareable
 from svp_nlp.models.base import CONFIG_FILE
 from svp_nlp.results import RESULTS_FILE
-from svp_nlp.run import STEP_FILE, now
+from svp_nlp.run import FULL, START, STEP_FILE, now
 from svp_nlp.selection import Selection
-from svp_nlp.workspace import FULL, START
 
 if TYPE_CHECKING:
     from svp_nlp.models.base import Predictor

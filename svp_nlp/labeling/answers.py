@@ -22,6 +22,7 @@ from svp_nlp.files import fault_point
 
 Kind: TypeAlias = Literal["label", "skip", "flag", "retract", "decision"]
 KINDS: tuple[Kind, ...] = ("label", "skip", "flag", "retract", "decision")
+PAGE = "page"  # the source of what is answered in our own page
 _WITH_LABEL = ("label", "decision")
 _LOCK_TIMEOUT_S = 60.0
 

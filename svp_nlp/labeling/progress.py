@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime
 import itertools
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from svp_nlp.labeling.answers import Answer
+from svp_nlp.labeling.answers import PAGE, Answer
 from svp_nlp.labeling.queue import LabelQueue
 
 _BREAK_S = 300.0  # who takes longer was away
@@ -65,8 +65,13 @@ def progress(queue: LabelQueue) -> dict[str, Any]:
 
 
 def seconds_between(answers: Iterable[Answer]) -> list[float]:
-    """Seconds from one answer of an annotator to the next, without breaks and where a clock went backwards."""
-    times = [time for answer in answers if (time := _parsed(answer.time)) is not None]
+    """Seconds from one answer of an annotator to the next, without breaks and where a clock went backwards.
+
+    A time that several answers share is that of an import, unless they are of our page.
+    """
+    answers = list(answers)
+    shared = Counter(answer.time for answer in answers if answer.source != PAGE)
+    times = [time for answer in answers if shared[answer.time] < 2 and (time := _parsed(answer.time)) is not None]
     gaps = [(after - before).total_seconds() for before, after in itertools.pairwise(times)]
     return [gap for gap in gaps if 0 < gap <= _BREAK_S]
 

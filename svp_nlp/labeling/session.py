@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from svp_nlp.errors import LabelError
-from svp_nlp.labeling.answers import Answer
+from svp_nlp.labeling.answers import PAGE, Answer
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.requests import Request, Row
 from svp_nlp.labeling.resolve import Status
@@ -23,7 +23,6 @@ from svp_nlp.run import now
 
 Empty: TypeAlias = Literal["", "full", "conflicts", "others"]
 
-SOURCE = "page"
 LEASE_S = 300.0  # a page asks every 10 s; hidden tabs may ask once a minute
 _SILENT_S = 30.0
 _PRESENT_S = 90.0
@@ -87,7 +86,7 @@ class Session:
             self._status[id] = after
 
     def _remember(self, answer: Answer) -> None:
-        if answer.source not in (SOURCE, "review", "adjudication"):
+        if answer.source not in (PAGE, "review", "adjudication"):
             return
         if answer.origin:
             self._by_origin[answer.origin] = answer
@@ -166,7 +165,7 @@ class Session:
             before = self.queue.answers_of(id)
             if before is not None and annotator in before.by_annotator:
                 raise AnsweredAlready(f"{annotator} has answered this row already, in another tab or in a file")
-            answer = Answer(id, _kind(kind), label, annotator, now(), SOURCE, note=note, origin=origin)
+            answer = Answer(id, _kind(kind), label, annotator, now(), PAGE, note=note, origin=origin)
             self.queue.append([answer])
         self.refresh()
         self._leases.pop((annotator, tab), None)
@@ -187,7 +186,7 @@ class Session:
             id = self._last_of(annotator, tab)
             if id is None:
                 return None
-            self.queue.append([Answer(id, "retract", None, annotator, now(), SOURCE, origin=origin)])
+            self.queue.append([Answer(id, "retract", None, annotator, now(), PAGE, origin=origin)])
         self.refresh()
         if times := self._answered_at.get(annotator):
             times.pop()
@@ -200,7 +199,7 @@ class Session:
             if id not in self.queue.rows or answers is None or answers.decision is not None:
                 continue
             current = answers.by_annotator.get(annotator)
-            if current is not None and current.source == SOURCE:
+            if current is not None and current.source == PAGE:
                 if origin.startswith(f"{tab}."):
                     return id
                 standing.append(id)
