@@ -164,6 +164,8 @@ def _lines(report: dict[str, Any], path: Path) -> list[str]:
         + "".join(f", {count:,} {words[key]}" for key, count in counts)
         + ("; nothing was written" if report["is_dry"] else "")
     ]
+    if report["classes"]:
+        lines.append(f"new classes, {len(report['classes']):,}: {', '.join(map(repr, report['classes']))}")
     if report["changed"]:
         unnamed = "" in report["annotators"]
         hint = "; if two people labelled, import each one's file with --annotator NAME" if unnamed else ""
@@ -174,6 +176,10 @@ def _lines(report: dict[str, Any], path: Path) -> list[str]:
 
 
 def _next(run_dir: Path, open_: int, conflicts: int) -> str:
+    from svp_nlp.results import is_finished
+
+    if is_finished(run_dir):
+        return "the run is finished: its target stays as it is"
     conflicting = f"annotators differ on {conflicts:,}: svp label review {run_dir}"
     if open_:
         return f"still open: {open_:,}" + (f"; {conflicting}" if conflicts else "")

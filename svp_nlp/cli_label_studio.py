@@ -90,16 +90,20 @@ def pull(
     with command(output, verbose):
         from svp_nlp.labeling.label_studio_pull import pull as pull_answers
         from svp_nlp.labeling.queue import LabelQueue
+        from svp_nlp.results import is_finished
 
         queue = LabelQueue.open(run_dir)
         done = pull_answers(queue, _client(queue, url, token), project=_number_or_title(project))
+        after = "the run is finished: its target stays as it is"
+        if not is_finished(run_dir):
+            after = "no row waits any more: call `svp run` again"
         waiting = sum(c.open + c.conflicts for c in map(queue.counts, queue.requests))
         lines = [
             f"{done.new:,} new answers from project {done.title!r} ({done.skipped:,} skips, {done.changed:,} "
             f"changed); {done.known:,} were known",
             *([f"{done.empty:,} annotations are empty: no answers"] if done.empty else []),
             *([f"{done.foreign:,} tasks there are not of this run; they were left alone"] if done.foreign else []),
-            f"{waiting:,} rows still wait for an answer" if waiting else "no row waits any more: call `svp run` again",
+            f"{waiting:,} rows still wait for an answer" if waiting else after,
         ]
         show({"lines": lines, **asdict(done), "waiting": waiting}, output, quiet=str(done.new))
 

@@ -16,6 +16,7 @@ from svp_nlp.labeling.answers import Answer
 from svp_nlp.labeling.formats.csv import escape, escape_id, read_cells, unescape, unescape_id
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.second_look import REVIEW_FILE
+from svp_nlp.labeling.table import MARKS
 from svp_nlp.run import disk_errors, now
 
 TABLE_FILE = "review.csv"
@@ -97,6 +98,8 @@ def write_decisions(queue: LabelQueue, decisions: Sequence[tuple[str, str]], *, 
         LabelError: rows that were not asked for, or labels that are not among the classes.
         RunError: the disk is full or fails.
     """
+    if marks := sorted({label for _, label in decisions if label.lower() in MARKS and label not in queue.classes}):
+        raise LabelError(f"{', '.join(marks)} is no label; a decision names the class, an empty cell decides nothing")
     with queue.locked():
         new = [(id, label) for id, label in decisions if id not in queue.rows or not _is_known(queue, id, label)]
         before = {id: queue.resolution(id) for id, _ in new}

@@ -169,10 +169,15 @@ def _spread(summary: Summary) -> str:
 def _class_table(classes: ClassTable) -> str:
     """The means, and the rarest and the worst of the classes."""
     rows = [
-        [_md(line.name), fmt.count(line.pool_rows), *(fmt.stat_share(recall) for recall in line.recalls)]
+        [
+            _md(line.name),
+            *([fmt.count(line.pool_rows)] if classes.knows_pool else []),
+            *(fmt.stat_share(recall) for recall in line.recalls),
+        ]
         for line in [*classes.means, *classes.shown(_SHOWN_CLASSES)]
     ]
-    return _md_table(["Class", "Rows in the pool", *(series.label for series in classes.series)], rows)
+    known = ["Rows in the pool"] if classes.knows_pool else []
+    return _md_table(["Class", *known, *(series.label for series in classes.series)], rows)
 
 
 def _speed_table(summary: Summary) -> str:

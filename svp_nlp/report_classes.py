@@ -39,6 +39,11 @@ class ClassTable:
     means: tuple[ClassLine, ...]  # over all classes, and over the rare ones (metrics.rarest) where the pool tells them
     lines: tuple[ClassLine, ...]  # every class, as the pool names them
 
+    @property
+    def knows_pool(self) -> bool:
+        """Whether the pool tells its classes."""
+        return any(line.pool_rows is not None for line in self.lines)
+
     def rarest(self, count: int) -> tuple[ClassLine, ...]:
         """Those with the fewest rows in the pool, of equals the worst; none where the pool has no labels."""
         known = [line for line in self.lines if line.pool_rows is not None]

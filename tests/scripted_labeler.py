@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from small_run import FASTTEXT
+from small_run import FASTTEXT, outcome
 from toy import CLASS_NAMES, toy_rows, write_toy
 from typer.testing import CliRunner
 
@@ -65,6 +65,14 @@ class Labeler:
         """The recipe in which a column gives the labels."""
         pool = {"path": str(self.labelled)}
         return self.recipe("column", pool=pool, oracle=None, baselines=[], test={}, train_target_at=[SIZES[-1]])
+
+    def simulated(self) -> dict[str, Any]:
+        """What comes out where a column gives the labels."""
+        run = self.folder / "column"
+        assert svp("run", self.simulation(), "--run-dir", run)[0] == 0
+        found = outcome(run)
+        assert len(found) == 12  # 3 selections and sets of labels, 2 proxies with signals, a target, its metrics
+        return found
 
 
 def hire(folder: Path) -> Labeler:

@@ -200,6 +200,9 @@ def test_the_report_says_how_little_a_small_test_set_tells(toy, tmp_path):
     assert "nothing is labelled yet" in told[0]
     assert "People have labelled 60 of 170 rows, chosen by fastText with margin" in told[1]
     assert "30 test rows; so few rows tell that it is between" in told[1]
+    page = Path(result["report_html"]).read_text()
+    assert "Who labelled" in page and "ann" in page
+    assert "Recall by class" in page and "Rows in the pool" not in page  # which has no labels
     # Wilson 1927, by its definition: the shares at which the part that was found is 1.96 deviations away.
     for part, rows in ((0.8, 15), (0.0, 30), (0.5, 1000)):
         for end in binomial_interval(part, rows):

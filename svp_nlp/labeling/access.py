@@ -34,6 +34,8 @@ def secret_of(run_dir: Path) -> str:
     made = secrets.token_urlsafe(24)
     with contextlib.suppress(OSError):  # without a cache: a new one each time
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size < len(made):
+            path.unlink()  # emptied when the power failed: everybody would know that token
         with contextlib.suppress(FileExistsError):
             # Linked into place when it is whole, so that two servers that start at once agree on one.
             tmp = path.with_name(f".tmp-{secrets.token_hex(8)}")

@@ -61,6 +61,10 @@ class Answer:
 _FIELDS = tuple(field.name for field in dataclasses.fields(Answer))
 
 
+class JournalCut(RunError):
+    """The journal is shorter than it was: what was read before is not what it holds now."""
+
+
 class Journal:
     """The answers in a file, read as far as it was when `refresh` was called last."""
 
@@ -74,13 +78,17 @@ class Journal:
         """Read what has been added since, by whomever; returns that.
 
         Raises:
+            JournalCut: a writer whose disk was full took back what had been read here, or somebody put an older copy
+                there; open it again.
             RunError: a line in the middle is damaged; names it.
         """
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
+        added, size = b"", 0
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             file.seek(self._read_bytes)
             added = file.read()
+        if size < self._read_bytes:
+            raise JournalCut(f"{self.path} is shorter than it was; nothing was written: call the same command again")
         added = added[: added.rfind(b"\n") + 1]  # what follows is still being written, or was cut off
         found = []
         for number, line in enumerate(added.splitlines(), start=len(self.answers) + 1):

@@ -19,16 +19,15 @@ from svp_nlp.columns import closest
 from svp_nlp.content import normalise
 from svp_nlp.errors import LabelError
 from svp_nlp.files import write_bytes
-from svp_nlp.labeling.answers import KINDS, Kind
+from svp_nlp.labeling.answers import KINDS
 from svp_nlp.labeling.formats import read_rows, write_rows
 from svp_nlp.labeling.formats.jsonl import JSONL
 from svp_nlp.labeling.formats.label_studio import NUMBERED
 from svp_nlp.labeling.news import find_news
 from svp_nlp.labeling.queue import LabelQueue
-from svp_nlp.labeling.table import About, LabelRow, clean_label
+from svp_nlp.labeling.table import MARKS, About, LabelRow, clean_label
 from svp_nlp.run import disk_errors
 
-MARKS: dict[str, Kind] = {"[skip]": "skip", "[flag]": "flag"}  # what may stand in place of a label
 Problems: TypeAlias = dict[str, list[str]]  # what is wrong -> with which rows; none: with the file
 _WITH_LABEL = ("label", "decision")
 _SHOWN = 10
@@ -46,6 +45,7 @@ class ImportReport:
         unanswered: say nothing yet.
         unknown: of rows that this run did not ask for; they are in the file `quarantine`.
         annotators: new answers of each; "" for those without a name.
+        classes: those that nobody has given before, and the recipe does not name.
         is_dry: nothing was written.
     """
 
@@ -60,6 +60,7 @@ class ImportReport:
     unknown: int
     quarantine: Path | None
     annotators: dict[str, int]
+    classes: tuple[str, ...] = ()
     is_dry: bool = False
 
 
@@ -137,6 +138,7 @@ def import_rows(
         )
         raise LabelError(f"{where}: {'; '.join(told)}. Nothing was imported: {hint}")
     with queue.locked():
+        known_classes = frozenset(queue.classes)
         found = find_news(queue, answered, source)
         if not is_dry:
             queue.append(found.answers)
@@ -153,6 +155,7 @@ def import_rows(
         unknown=len(unknown),
         quarantine=quarantine,
         annotators=dict(Counter(answer.annotator for answer in found.answers)),
+        classes=tuple(dict.fromkeys(a.label for a in found.answers if a.label and a.label not in known_classes)),
         is_dry=is_dry,
     )
 

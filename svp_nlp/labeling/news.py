@@ -14,7 +14,7 @@ told by. Nobody's clock decides, times are names here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, cast
 
 from svp_nlp.labeling.answers import Answer, Kind
@@ -45,6 +45,7 @@ class _Heard:
     at_time: dict[tuple[_Who, str], _Value] = field(default_factory=dict)
     in_files: dict[_Who, _Value] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of what has an origin
+    authors: dict[str, str] = field(default_factory=dict)  # whose it is
 
     def add(self, answer: Answer) -> None:
         who = (answer.id, answer.annotator, answer.kind == "decision")
@@ -54,6 +55,7 @@ class _Heard:
         if answer.origin and answer.source == self.source:
             name, version = _split(answer.origin)
             self.versions[name] = max(version, self.versions.get(name, ""))
+            self.authors[name] = answer.annotator
         elif not answer.origin and answer.source in FORMATS:
             self.in_files[who] = value
 
@@ -82,6 +84,9 @@ def find_news(queue: LabelQueue, rows: Sequence[LabelRow], source: str) -> News:
     new: list[Answer] = []
     known = changed = 0
     for row in rows:
+        # One person, whom the server's API calls by the address and its export by a number, is no second opinion.
+        author = heard.authors.get(_split(row.origin)[0], row.annotator) if row.origin else row.annotator
+        row = row if author == row.annotator else replace(row, annotator=author)
         last, kind = heard.latest.get(_who(row)), cast(Kind, row.kind)
         if row.origin and not row.label and row.kind == "label":
             if last is None or last.source != source or _split(last.origin)[0] != _split(row.origin)[0]:
@@ -110,4 +115,6 @@ def find_news(queue: LabelQueue, rows: Sequence[LabelRow], source: str) -> News:
 def _split(origin: str) -> tuple[str, str]:
     """What an origin is of, and its version."""
     name, _, version = origin.rpartition("@")
+    if version.endswith("Z") and "." not in version:  # as Label Studio writes a whole second
+        version = f"{version[:-1]}.000000Z"
     return (name, version) if name else (version, "")

@@ -15,7 +15,7 @@ from svp_nlp.columns import closest
 from svp_nlp.content import HASH_BYTES, HashN, hash_strings, hash_texts, keys_of, normalise
 from svp_nlp.errors import LabelError
 from svp_nlp.labeling.formats import read_rows
-from svp_nlp.labeling.table import LabelRow, clean_label
+from svp_nlp.labeling.table import MARKS, LabelRow, clean_label
 from svp_nlp.labels import LabelSet
 from svp_nlp.pool import IMAGE, Pool
 
@@ -45,6 +45,7 @@ def read_seeds(path: str, pool: Pool, *, class_names: Sequence[str], extend: boo
         for row in rows
         if (row.label.strip() and row.kind in ("", "label", "decision")) or row.problem
     ]
+    rows = [row for row in rows if row.label.lower() not in MARKS or row.label in class_names or row.problem]
     if not rows:
         raise LabelError(f"{where}: no row has a label; expected rows with svp_id or text, and label")
     problems: dict[str, list[str]] = defaultdict(list)

@@ -22,7 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from svp_nlp.errors import LabelError, SVPError
 from svp_nlp.labeling import second_look
 from svp_nlp.labeling.access import CSRF_HEADER, Access
+from svp_nlp.labeling.answers import JournalCut
 from svp_nlp.labeling.next_round import NextRound
+from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.requests import Row
 from svp_nlp.labeling.session import AnsweredAlready, Session
 from svp_nlp.run import now
@@ -182,7 +184,11 @@ class LabelServer:
 
     def _alone(self, do: Callable[[Body], Any], body: Body) -> Any:
         with self._one:
-            return do(body)
+            try:
+                return do(body)
+            except JournalCut:  # what was known here is not what the journal holds: read it anew, and try once more
+                self.session = Session(LabelQueue.open(self.session.queue.run_dir))
+                return do(body)
 
     async def _project(self, request: HttpRequest) -> Response:
         project = self.session.queue.project

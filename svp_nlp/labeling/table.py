@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from svp_nlp.content import normalise
+from svp_nlp.labeling.answers import Kind
 
 COLUMNS = ("svp_id", "text", "label", "annotator", "timestamp", "source", "round")
+MARKS: dict[str, Kind] = {"[skip]": "skip", "[flag]": "flag"}  # what may stand in place of a label
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import urllib.error
+from collections.abc import Mapping
 
 import pytest
-from label_studio_cases import CASES, CLASSES, annotate, client_of, make_queue, tasks_of
+from label_studio_cases import CASES, CLASSES, annotate, call, client_of, make_queue, tasks_of
 from label_studio_wire import RECORDED, TOKEN, forward, recording, serving
-from scripted_labeler import hire, svp
+from scripted_labeler import BANKING, INITIAL, SIZES, hire, svp
 from small_run import outcome
 
 from svp_nlp.errors import LabelStudioError
@@ -17,6 +19,9 @@ from svp_nlp.labeling import label_studio
 from svp_nlp.labeling.label_studio import push
 from svp_nlp.labeling.label_studio_client import Client
 from svp_nlp.labeling.label_studio_http import Patience
+from svp_nlp.labeling.queue import LabelQueue
+
+TITLE = "banking77"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
@@ -60,23 +65,40 @@ def test_whichever_call_of_a_push_is_lost_the_next_push_leaves_each_row_there_on
             return
 
 
+@pytest.mark.skipif(not BANKING.is_dir(), reason=f"{BANKING} is not here")
 def test_people_who_know_the_truth_give_the_run_of_a_simulation_through_label_studio(server, tmp_path, monkeypatch):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
     labeler = hire(tmp_path)
-    assert svp("run", labeler.simulation(), "--run-dir", tmp_path / "column")[0] == 0
-    run, recipe, rounds = tmp_path / "run", labeler.recipe("people"), 0
+    run, recipe, pushed = tmp_path / "run", labeler.recipe("people"), []
     while (code := svp("run", recipe, "--run-dir", run)[0]) == 3:
-        code, told = svp(
-            "label", "push", run, "--url", server, "--project", "a whole run", "--suggestions", "--format", "json"
-        )
+        code, told = svp("label", "push", run, "--url", server, "--project", TITLE, "--suggestions", "--format", "json")
         assert code == 0, told
-        for task in client_of(server).tasks(json.loads(told)["project"], annotations=True):
-            if not task["annotations"]:
-                annotate(server, task["id"], labeler.truth[task["data"]["text"]])
+        done = json.loads(told)
+        pushed.append((done["new"], done["known"]))
+        queue = LabelQueue.open(run)
+        waiting = [row.text for row in queue.requests[-1].rows if queue.resolution(row.id).status == "open"]
+        some = None if done["known"] else len(waiting) // 2  # half of what is asked, and the rest after another push
+        read = label_stream(server, done["project"], labeler.truth, some)
+        assert read == waiting[:some]
         assert svp("label", "pull", run)[0] == 0
-        rounds += 1
-    assert (code, rounds) == (0, 3)
-    assert outcome(run) == outcome(tmp_path / "column")
+    assert code == 0
+    halves = [size // 2 for size in (INITIAL, SIZES[0] - INITIAL, SIZES[1] - SIZES[0])]
+    assert pushed == [counts for half in halves for counts in ((2 * half, 0), (0, half))]
+    assert outcome(run) == labeler.simulated()
+
+
+def label_stream(url: str, project: int, truth: Mapping[str, str], most: int | None) -> list[str]:
+    """Somebody presses "Label All Tasks" and answers until there are no more: the texts as they were shown."""
+    read: list[str] = []
+    while most is None or len(read) < most:
+        try:
+            task = call(url, "GET", f"/api/projects/{project}/next/")
+        except urllib.error.HTTPError as error:
+            assert error.code == 404
+            break
+        read.append(task["data"]["text"])
+        annotate(url, task["id"], truth[read[-1]])
+    return read
 
 
 def test_many_classes_can_be_searched(server, tmp_path):

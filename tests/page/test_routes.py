@@ -23,12 +23,7 @@ def labeler(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def simulated(labeler):
-    """What comes out where a column gives the labels."""
-    run = labeler.folder / "column"
-    assert svp("run", labeler.simulation(), "--run-dir", run)[0] == 0
-    found = outcome(run)
-    assert len(found) == 12  # 3 selections, 3 sets of labels, 2 proxies with their signals, a target and its metrics
-    return found
+    return labeler.simulated()
 
 
 def test_through_a_spreadsheet(labeler, simulated, tmp_path):

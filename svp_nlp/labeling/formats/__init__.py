@@ -49,6 +49,12 @@ def read_rows(path: str | Path, *, format: str | None = None) -> tuple[FileForma
         return chosen, chosen.parse(text)
     except LabelError as error:
         raise LabelError(f"{path}: {error}") from None
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, OSError, RecursionError) as error:
+        # A list where the tool writes an object, a time that no calendar has: only its own files are foreseen.
+        raise LabelError(
+            f"{path} is no {chosen.title if chosen else 'file of labels'} as that is written ({type(error).__name__}: "
+            f"{error}); export it again, or name another format by --from"
+        ) from None
 
 
 def write_rows(rows: Sequence[LabelRow], format: FileFormat, *, about: About, bom: bool | None = None) -> bytes:

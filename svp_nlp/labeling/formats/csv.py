@@ -14,12 +14,12 @@ from svp_nlp.labeling.formats.base import FileFormat
 from svp_nlp.labeling.table import COLUMNS, About, LabelRow, as_round
 
 HEADER = (*COLUMNS, "kind", "note", "suggestion")
-_READ = (*COLUMNS, "kind", "note", "image")
+_READ = ("svp_id", "label", "text", "annotator", "timestamp", "source", "round", "kind", "note", "image")
 _DELIMITERS = (",", ";", "\t")
 _ESCAPE = "'"
 # What begins a formula; the wide ones do so where Excel speaks Japanese or Chinese (OWASP, CSV injection).
 _ESCAPED = frozenset("=+-@\t\r\n" + "\uff1d\uff0b\uff0d\uff20" + _ESCAPE)
-# Ids of which a spreadsheet makes other ones: 007, 12345678901234567, 1e5, 3-4, TRUE.
+# Ids and classes of which a spreadsheet makes other ones: 007, 1.10, 12345678901234567, 1e5, 3-4, TRUE.
 _NUMBER_LIKE = re.compile(r"[\d.,:/+\-%\s]*(?:[eE][\d+\-]*)?|true|false", re.IGNORECASE)
 _LONGEST_CELL = 2**31 - 1
 
@@ -112,11 +112,11 @@ def parse(text: str) -> list[LabelRow]:
     wanted = itemgetter(*(header.index(name) if name in header else len(header) for name in _READ))
     rows = []
     for line, values in cells:
-        id, *others = wanted([*values, ""])
-        text, label, annotator, timestamp, source, round, kind, note, image = [
+        id, label, *others = wanted([*values, ""])
+        text, annotator, timestamp, source, round, kind, note, image = [
             unescape(cell) if cell.startswith(_ESCAPE) else cell for cell in others
         ]
-        id = unescape_id(id) if id.startswith(_ESCAPE) else id
+        id, label = [unescape_id(cell) if cell.startswith(_ESCAPE) else cell for cell in (id, label)]
         rows.append(
             LabelRow(
                 id, text, label, annotator, timestamp, source, as_round(round), kind, note, image, at=f"line {line}"
@@ -135,14 +135,14 @@ def render(rows: Sequence[LabelRow], about: About) -> str:
         [
             escape_id(row.svp_id),
             escape(row.image if has_images else row.text),
-            escape(row.label),
+            escape_id(row.label),
             escape(row.annotator),
             escape(row.timestamp),
             escape(row.source),
             "" if row.round is None else row.round,
             row.kind,
             escape(row.note),
-            escape(row.suggestions[0][0]) if row.suggestions else "",
+            escape_id(row.suggestions[0][0]) if row.suggestions else "",
         ]
         for row in rows
     )
