@@ -217,6 +217,10 @@ def test_doccano_and_prodigy_say_skip_and_two_labels_in_their_way():
         (b"{\n", "line 1 is not JSON"),
         (b"[1]", "task 1 is int"),
         (b"[{]", "not JSON"),
+        (b'[{"data": {}, "annotations": [5]}]', "cannot be read as Label Studio.*AttributeError"),
+        (b'{"text": "x", "answer": "accept", "_timestamp": 1700000000000000}', "year 53872825"),
+        (b'annotation_id,lead_time,svp_label\n1,2,"{""choices"":[x"\n', "JSONDecodeError"),
+        (b"[" * 100_000, "RecursionError"),
     ],
 )
 def test_a_file_that_is_something_else_is_told_apart(tmp_path, data, message):
@@ -232,6 +236,12 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path):
         read_rows(tmp_path / "none.csv")
     with pytest.raises(RecipeError, match=r"did you mean 'doccano'\?; expected csv, doccano"):
         format_named("docano")
+
+
+def test_classes_that_look_like_numbers_are_no_numbers_to_a_spreadsheet():
+    [row] = given_back([LabelRow("a", "x", "1.10", suggestions=(("01", 1.0),))], "csv")
+    assert row.label == "1.10"
+    assert write_rows([row], FORMATS["csv"], about=ABOUT).decode("utf-8-sig").splitlines()[1].split(",")[2] == "'1.10"
 
 
 def test_a_text_longer_than_the_csv_reader_takes_by_itself_comes_back():

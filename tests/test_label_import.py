@@ -138,6 +138,30 @@ def test_a_newer_version_of_an_annotation_counts_and_an_older_one_no_more(queue)
     assert take([replace(found(1, "bug")[0], origin="5@2025@1")]) == 1  # another server that counts from 1
 
 
+def test_a_version_of_a_whole_second_is_older_than_what_follows_within_it(queue):
+    for version, label in (("05Z", "bug"), ("05.400000Z", "billing")):
+        row = LabelRow("id0", label=label, timestamp=TIME, origin=f"5@2026@2026-01-01T00:00:{version}")
+        assert import_rows(queue, [row], source="label_studio", where="there").new == 1
+
+
+def test_one_person_whom_api_and_export_call_differently_changes_his_label_and_is_no_second_opinion(queue):
+    first = LabelRow("id0", label="bug", annotator="ann@x", timestamp=TIME, origin="5@2026@1")
+    import_rows(queue, [first], source="label_studio", where="there")
+    changed = replace(first, label="billing", annotator="label_studio:1", origin="5@2026@2")
+    report = import_rows(queue, [changed], source="label_studio", where="its export")
+    assert report.annotators == {"ann@x": 1}
+    assert given_labels(queue)["id0"] == "billing"
+
+
+def test_classes_that_a_file_brings_are_told(tmp_path):
+    queue = make_queue(tmp_path / "run", new_classes="extend")
+    labels = ["bug", "bgu", "bgu", "new", "[skip]", ""]
+    rows = [replace(row, label=label) for row, label in zip(labelled(queue), labels, strict=True)]
+    path = write(tmp_path / "file", rows)
+    assert import_file(queue, path, is_dry=True).classes == import_file(queue, path).classes == ("bgu", "new")
+    assert import_file(queue, path).classes == ()
+
+
 def test_an_annotation_that_is_emptied_takes_its_label_back(queue):
     row = LabelRow("id0", label="bug", annotator="ann", timestamp=TIME, origin="5@2026@1")
     import_rows(queue, [row], source="label_studio", where="there")
@@ -365,6 +389,28 @@ def test_a_full_disk_at_any_write_is_said_and_the_next_import_has_all(tmp_path, 
     assert import_file(queue, path, allow_unknown=True).new == 6
 
 
+def test_who_read_what_a_full_disk_then_took_back_leaves_the_journal_as_it_is(queue, monkeypatch):
+    says(queue, "id0", "bug")
+    reader = LabelQueue.open(queue.run_dir)
+
+    def full(descriptor: int, data: bytes) -> None:
+        os.write(descriptor, data[: data.index(b"\n") + 1])
+        reader.refresh()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_write", full)
+        with pytest.raises(RunError, match="No space left"):
+            queue.add([Answer(f"id{n}", "label", "bug", "ann", TIME, "csv") for n in (1, 2)])
+    assert len(reader.journal.answers) == 2
+    before = queue.journal.path.read_bytes()
+    with pytest.raises(RunError, match="shorter than it was"):
+        says(reader, "id3", "bug")
+    assert queue.journal.path.read_bytes() == before
+    says(queue, "id3", "bug")
+    assert [answer.id for answer in LabelQueue.open(queue.run_dir).journal.answers] == ["id0", "id3"]
+
+
 def test_imports_at_once_give_each_answer_once(tmp_path):
     queue = make_queue(tmp_path / "run", rows=60)
     shuffled = labelled(queue, annotator="ann")
@@ -431,6 +477,8 @@ def test_the_commands_say_what_is_done_and_what_comes_next(tmp_path, monkeypatch
     assert code == 0 and "1 not asked for by this run" in out
     code, out, _ = call("finish", "run")
     assert code == 0 and LabelQueue.open("run").finish_requested
+    monkeypatch.setattr("svp_nlp.results.is_finished", lambda run_dir: True)
+    assert "finished: its target stays as it is" in call("import", "run", file.name, "--allow-unknown")[1]
 
 
 def test_labels_through_files_give_the_run_of_a_simulation(tmp_path):

@@ -292,8 +292,8 @@ def test_what_somebody_decided_counts_is_not_doubted_again_and_nothing_is_overwr
 def test_decisions_are_all_taken_or_none(run_dir):
     queue = LabelQueue.open(run_dir)
     before, id = queue.journal.path.read_bytes(), queue.requests[0].rows[0].id
-    for wrong in ([(id, CLASS_NAMES[0]), ("nobody", CLASS_NAMES[0])], [(id, "kitchn")]):
-        with pytest.raises(LabelError, match=r"nobody|did you mean 'kitchen'"):
+    for wrong in ([(id, CLASS_NAMES[0]), ("nobody", CLASS_NAMES[0])], [(id, "kitchn")], [(id, "[Skip]")]):
+        with pytest.raises(LabelError, match=r"nobody|did you mean 'kitchen'|\[Skip\] is no label"):
             write_decisions(queue, wrong, annotator="eve")
     assert queue.journal.path.read_bytes() == before
 

@@ -72,12 +72,14 @@ def test_rows_are_known_by_id_or_text_and_their_order_does_not_matter(pool, tmp_
     known = [{"svp_id": ids[p], "label": NAMES[p], "annotator": "ann"} for p in (7, 3)]
     both = [{"svp_id": ids[9], "text": TEXTS[9], "label": f" {NAMES[9]}"}, {"text": TEXTS[5], "label": ""}]
     rows = [*known, *by_text([8, 3]), *both, {"text": TEXTS[6], "label": "", "kind": "skip"}]
+    rows.append({"text": TEXTS[4], "label": "[Skip]"})
     found = seeds_of(write(tmp_path / "one.jsonl", rows), pool)
     assert found.positions_L.tolist() == [3, 7, 8, 9]
     assert found.table["label"].to_pylist() == [NAMES[p] for p in (3, 7, 8, 9)]
     assert found.table["id"].to_pylist() == [ids[p] for p in (3, 7, 8, 9)]
     assert set(found.table["source"].to_pylist()) == {"seed"} and set(found.table["round"].to_pylist()) == {0}
     assert seeds_of(write(tmp_path / "two.jsonl", rows[::-1]), pool).fingerprint == found.fingerprint
+    assert seeds_of(tmp_path / "one.jsonl", pool, extend=True).fingerprint == found.fingerprint
 
 
 def test_a_duplicate_in_the_pool_is_the_first_row_with_its_text_and_own_ids_are_ids(tmp_path):

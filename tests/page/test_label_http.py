@@ -258,6 +258,13 @@ def test_a_full_disk_is_said_and_the_answer_can_be_sent_again(run, client, monke
     assert give(client).json()["row"]["id"] == "row-1"
 
 
+def test_a_journal_that_became_shorter_is_read_anew_and_the_answer_is_kept(run, client):
+    give(client)
+    (run / "labeling/answers.jsonl").write_bytes(b"")
+    assert give(client, id="row-1", origin="1.b").json()["row"]["id"] == "row-0"
+    assert [id for *_, id in said(run)] == ["row-1"]
+
+
 def test_a_disk_that_is_full_when_somebody_finishes_is_said(run, client, monkeypatch):
     from svp_nlp import files
 
@@ -378,6 +385,8 @@ def test_a_secret_is_the_users_own_stays_the_same_and_is_not_in_the_run(run, tmp
     [file, _] = sorted((tmp_path / "cache/label").iterdir(), key=lambda path: path.read_text() != first)
     assert file.stat().st_mode & 0o077 == 0
     assert not any(first.encode() in path.read_bytes() for path in run.rglob("*") if path.is_file())
+    file.write_bytes(b"")  # a power failure
+    assert len(secret_of(run)) >= 32
     monkeypatch.setenv("SVP_CACHE", os.devnull)
     assert len(secret_of(run)) >= 32
 

@@ -51,9 +51,10 @@ def read_rows(path: str | Path, *, format: str | None = None) -> tuple[FileForma
         raise LabelError(f"{path}: {error}") from None
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError, OSError, RecursionError) as error:
         # A list where the tool writes an object, a time that no calendar has: only its own files are foreseen.
+        name = "a file of labels" if chosen is None else chosen.title
         raise LabelError(
-            f"{path} is no {chosen.title if chosen else 'file of labels'} as that is written ({type(error).__name__}: "
-            f"{error}); export it again, or name another format by --from"
+            f"{path} cannot be read as {name} ({type(error).__name__}: {error}); export it again, or name another "
+            "format by --from"
         ) from None
 
 
