@@ -52,7 +52,7 @@ test-hub-upstream: install
 	$(BIN)/python tests/hub/upstream/run.py
 
 test-label-studio: install $(VENV)/label-studio/.installed
-	$(BIN)/python -m pytest tests/label_studio --timeout=1800
+	$(BIN)/python -m pytest tests/label_studio --timeout=1800 -rs
 
 # A server for tests, of 1 GB: in an environment of its own, for it pins much of what we need in other versions.
 $(VENV)/label-studio/.installed:
