@@ -134,6 +134,7 @@ def decide(
         from svp_nlp.labeling.queue import LabelQueue
         from svp_nlp.quality_decisions import read_table, write_decisions
         from svp_nlp.results import is_finished
+        from svp_nlp.run import STEP_FILE
 
         if (file is None) != (id is not None and label is not None) or (file is not None and id is not None):
             raise RecipeError("expected ID and LABEL of one row, or --file with a table of many")
@@ -145,5 +146,8 @@ def decide(
         after = (
             "the run is finished: its target stays as it is" if is_finished(run_dir) else "its next round learns them"
         )
+        is_tested = any(queue.run_dir.glob(f"seed-*/test/labels/{STEP_FILE}"))
+        if is_tested and any(queue.request_of[id].part == "test" for id, _ in decisions):
+            after += "; rows of the test set count as they were when it was first used"
         lines = [f"{found['decided']:,} decisions written, {changed:,} of them another label than before{known}", after]
         show({"lines": lines, "run_dir": str(run_dir), **found}, output, quiet=str(found["decided"]))

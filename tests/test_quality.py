@@ -22,6 +22,7 @@ from svp_nlp import files
 from svp_nlp.cli import app
 from svp_nlp.errors import LabelError, RecipeError, RunError, SignalError, WaitingForLabels
 from svp_nlp.labeling.queue import LabelQueue
+from svp_nlp.labeling.requests import Request, Row
 from svp_nlp.models import make_learner
 from svp_nlp.models.base import FitContext, Labeled
 from svp_nlp.quality import class_thresholds, confident_joint, find_label_errors, normalized_margin, self_confidence
@@ -338,6 +339,11 @@ def test_a_single_decision_needs_a_row_and_a_label(run_dir):
     id = LabelQueue.open(run_dir).requests[0].rows[0].id
     done = invoke("decide", str(run_dir), id, CLASS_NAMES[2])
     assert done.exit_code == 0 and LabelQueue.open(run_dir).resolution(id).label == CLASS_NAMES[2]
+    assert "test set" not in done.output
+    LabelQueue.open(run_dir).ask(Request(0, "test", (Row("tested", 500, "a text"),)))
+    (run_dir / "seed-0/test/labels").mkdir(parents=True)
+    (run_dir / "seed-0/test/labels/step.json").write_text("{}")
+    assert "test set count as they were" in invoke("decide", str(run_dir), "tested", CLASS_NAMES[2]).output
     for arguments in ([], [id], [id, CLASS_NAMES[0], "--file", "x.csv"]):
         assert invoke("decide", str(run_dir), *arguments).exit_code == 2
 

@@ -11,6 +11,7 @@ It needs neither the pool nor the recipe: a directory that was moved to another 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ class LabelQueue:
         self.origins: set[tuple[str, str]] = set()  # (source, origin) of answers that came from elsewhere
         self._answers: dict[str, RowAnswers] = {}
         self._known: dict[str, None] = dict.fromkeys(project.labels)
+        self._standing: Counter[str] = Counter()  # how often each class is said that is not of the recipe
 
     @classmethod
     def open(cls, run_dir: str | Path) -> LabelQueue:
@@ -189,8 +191,12 @@ class LabelQueue:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes of the recipe, then those that appeared, in the order in which they did."""
-        return tuple(self._known)
+        """The classes of the recipe, then those that appeared, in the order in which they did.
+
+        One that nobody says any more, as a mistyped one that was taken back, is none.
+        """
+        own = len(self.project.labels) if self.project.new_classes == "extend" else len(self._known)
+        return tuple(name for number, name in enumerate(self._known) if number < own or self._standing[name])
 
     def answers_of(self, id: str) -> RowAnswers | None:
         """What was said about a row."""
@@ -246,7 +252,12 @@ class LabelQueue:
             self.request_of[row.id] = request
 
     def _add(self, answer: Answer) -> None:
-        self._answers.setdefault(answer.id, RowAnswers()).add(answer)
+        row = self._answers.setdefault(answer.id, RowAnswers())
+        if self.project.new_classes == "extend":
+            self._standing.subtract(row.labels)
+        row.add(answer)
+        if self.project.new_classes == "extend":
+            self._standing.update(row.labels)
         if answer.label is not None:
             self._known.setdefault(answer.label)
         if answer.origin:

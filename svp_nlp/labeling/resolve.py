@@ -29,6 +29,12 @@ class RowAnswers:
             self.by_annotator[answer.annotator] = answer
 
     @property
+    def labels(self) -> list[str]:
+        """All that stand, of annotators and of a decision."""
+        found = [*self.by_annotator.values(), *([] if self.decision is None else [self.decision])]
+        return [answer.label for answer in found if answer.label is not None]
+
+    @property
     def votes(self) -> list[Answer]:
         """The labels, one an annotator; a decision that overrules them is none of them."""
         return [answer for answer in self.by_annotator.values() if answer.kind == "label"]

@@ -213,9 +213,8 @@ class Session:
             self._leases[annotator, tab] = Lease(lease.id, self._clock() + LEASE_S)
 
     def is_answered(self, id: str, annotator: str) -> bool:
-        """This annotator has answered the row, or it is none any more."""
-        answers = self.queue.answers_of(id)
-        return id not in self.queue.rows or (answers is not None and annotator in answers.by_annotator)
+        """The row needs no answer of this annotator: it has his, those of others are enough, or it is none any more."""
+        return id not in self.queue.rows or self._wants(id, annotator) <= 0
 
     @property
     def why_empty(self) -> Empty:

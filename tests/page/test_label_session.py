@@ -97,6 +97,29 @@ def test_a_row_that_nobody_answers_goes_to_somebody_else_when_its_time_is_over(s
     assert session.is_full
 
 
+def test_a_screen_that_was_left_moves_on_when_somebody_else_has_answered_its_row(start, clock):
+    session = start("one", "two")
+    id = id_of(session, "ann", "1")
+    assert not session.is_answered(id, "ann")
+    clock.now += 10 * LEASE_S
+    assert id_of(session, "bob", "2") == id
+    give(session, "bob", "2")
+    assert session.is_answered(id, "ann")
+    session.undo("bob", "2", "2.undo")
+    assert not session.is_answered(id, "ann")
+
+
+def test_a_new_class_that_is_taken_back_is_none_any_more(start):
+    session = start("one", "two", new_classes="extend")
+    for label, taken_back in (("musci", True), ("jazz", False)):
+        give(session, "ann", "1", label)
+        assert session.queue.classes[-1] == label
+        if taken_back:
+            session.undo("ann", "1", f"1.undo {label}")
+    assert "musci" not in session.queue.classes
+    assert LabelQueue.open(session.queue.run_dir).classes == session.queue.classes
+
+
 def test_a_row_is_handed_to_as_many_as_must_answer_it(start):
     session = start("a", answers_per_row=2)
     assert id_of(session, "ann", "1") == id_of(session, "ben", "2") == "row-0"

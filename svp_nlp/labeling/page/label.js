@@ -1,7 +1,7 @@
 // Labelling: one text, one answer, and the next text when the answer is on disk.
 
 import * as classes from "./classes.js";
-import { $, Failure, count, duration, inquire, newOrigin, noTrouble, number, ofBrowser, ofTab, post, say, show, showRow, trouble } from "./common.js";
+import { $, Failure, count, duration, inquire, newOrigin, noTrouble, number, ofBrowser, ofTab, post, say, show, showRow, trouble, who } from "./common.js";
 
 const CALM_S = 10;
 const TRAINING_S = 1;
@@ -84,7 +84,8 @@ function give(kind, label = null, note = "") {
     say("The answer before is not saved yet: try that again first.");
     return;
   }
-  pending = { id: row.id, kind, label, note, origin: newOrigin() };
+  // With the name: it stays the answer of who gave it, whoever has the page when it can be saved.
+  pending = { annotator: who(), id: row.id, kind, label, note, origin: newOrigin() };
   ofTab.set("pending", JSON.stringify(pending));
   send();
 }
