@@ -62,7 +62,7 @@ class Review:
     """What a look at all labels of a run found.
 
     Attributes:
-        doubts: conflicts between annotators in the order of the requests, then labels, the most suspicious first.
+        doubts: conflicts between annotators in the order of the requests, those of the test set too, then labels, the most suspicious first.
         seeds: labels of oracle.seed_labels that are likely wrong. They were asked of nobody, so nobody can decide on
             them here.
         labelled: rows that were looked at.
@@ -101,6 +101,8 @@ def review_run(
 ) -> Review:
     """Look at all labels of a run's training rows, by models that were trained without the row itself.
 
+    Of the test set only the rows on which annotators differ: a model that doubts a test label is what is to be tested.
+
     Args:
         top: so many labels, whether likely wrong or not; None: those that are likely wrong.
         proxy: kind of a learner with default options; None: the proxy of the run's recipe.
@@ -120,7 +122,12 @@ def review_run(
         check_cleanlab()
         top = top or _RELABELLED
     known = _known_rows(queue)
-    differ = [_conflict(one) for one in known if one.given is None]
+    differ = {
+        row.id: _conflict(queue, row, "of the test set, " if request.part == "test" else "")
+        for request in queue.requests
+        for row in request.rows
+        if queue.resolution(row.id).status == "conflict"
+    }
     if score != "activelab":
         known = [one for one in known if one.given is not None]
     try:
@@ -132,9 +139,10 @@ def review_run(
         doubts, alone = [], 0
     seeds = {one.row.id for one in known if one.is_seed}
     asked = [doubt for doubt in doubts if doubt.id not in seeds]
+    ranked = {one.row.id for one in known if one.given is None}  # by ActiveLab, among the others
     shown = asked[:top] if top is not None else [doubt for doubt in asked if doubt.is_likely]
     return Review(
-        tuple(shown if score == "activelab" else [*differ, *shown]),
+        tuple([*(differ[id] for id in differ if id not in ranked), *shown]),
         seeds=tuple(doubt for doubt in doubts if doubt.id in seeds and doubt.is_likely),
         labelled=sum(one.given is not None for one in known),
         likely=sum(doubt.is_likely for doubt in asked),
@@ -260,17 +268,17 @@ def _doubts(
     return doubts, int(np.count_nonzero(~found.judged))
 
 
-def _conflict(known: _Known) -> Doubt:
-    votes = ", ".join(f"{name or 'somebody'} says {label}" for name, label in known.votes.items())
-    text = known.row.text or known.row.image
-    return Doubt(known.row.id, text, None, None, None, False, f"annotators differ: {votes}")
+def _conflict(queue: LabelQueue, row: Row, of_what: str) -> Doubt:
+    said = queue.answers_of(row.id)
+    votes = ", ".join(f"{v.annotator or 'somebody'} says {v.label}" for v in (said.votes if said else ()))
+    return Doubt(row.id, row.text or row.image, None, None, None, False, f"{of_what}annotators differ: {votes}")
 
 
 def _say_cost(queue: LabelQueue, learner: Learner, *, rows: int, folds: int) -> None:
     """What is about to be done, before it takes long: as long as the run's own trainings of this learner took."""
     steps = [read_json(path) for path in sorted(queue.run_dir.glob(f"seed-*/**/model/{STEP_FILE}"))]
     spec = learner.spec.model_dump(mode="json")
-    known = [step["output"]["seconds"] for step in steps if step["inputs"].get("learner") == spec]
+    known = [float(step["seconds"]) for step in steps if step["inputs"].get("learner") == spec]
     message = f"{folds} trainings of {learner.spec.kind}, each without another part of {rows:,} rows"
     if not known:
         log.info("%s", message)

@@ -230,6 +230,31 @@ def test_rows_where_annotators_differ_come_first_and_all_labels_can_be_ranked(ru
     assert len(found.doubts) == 21 and found.labelled == 99 and found.conflicts == 1
 
 
+def test_rows_of_the_test_set_where_annotators_differ_are_listed_but_nobody_ranks_them(run_dir):
+    tested = [Row(f"tested {n}", 500 + n, f"text {n}") for n in range(2)]
+    queue = LabelQueue.open(run_dir)
+    queue.ask(Request(0, "test", tuple(tested)))
+    queue.add([answer(row, CLASS_NAMES[0]) for row in tested])
+    queue.add([answer(tested[1], CLASS_NAMES[1], annotator="bob")])
+    found = review_run(run_dir, top=0)
+    assert [(doubt.id, doubt.reason.split(",")[0]) for doubt in found.doubts] == [(tested[1].id, "of the test set")]
+    assert found.labelled == 100 and found.conflicts == 1
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_run_whose_proxy_has_been_trained_is_reviewed(run_dir):
+    """What its trainings took is read from them: made by the very recipe."""
+    toy = write_toy(run_dir.parent / "toy")
+    recipe = people_recipe(toy, proxy=PROXY, test=None, target=None, initial=30, labeled_sizes=[40])
+    for _ in range(2):
+        with pytest.raises(WaitingForLabels):
+            run(recipe, run_dir.parent / "trained")
+        queue, rows = open_rows(run_dir.parent / "trained")
+        queue.add([answer(row, TRUTH[row.text]) for row in rows])
+    result = invoke("review", str(run_dir.parent / "trained"))
+    assert result.exit_code == 0 and "40 labels" in result.output
+
+
 @pytest.mark.usefixtures("logging_as_before")
 def test_seed_labels_are_learned_from_and_doubted_apart_for_nobody_can_decide_on_them(tmp_path):
     toy, file = write_toy(tmp_path / "toy"), tmp_path / "seeds.jsonl"
