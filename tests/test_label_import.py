@@ -475,6 +475,8 @@ def test_the_commands_say_what_is_done_and_what_comes_next(tmp_path, monkeypatch
     assert code == 2 and "quarantine" in err
     code, out, _ = call("import", "run", file.name, "--allow-unknown")
     assert code == 0 and "1 not asked for by this run" in out
+    assert call("finish", "run")[0] == 2  # annotators differ on all rows
+    says(LabelQueue.open("run"), "id0", "bug", kind="decision")
     code, out, _ = call("finish", "run")
     assert code == 0 and LabelQueue.open("run").finish_requested
     monkeypatch.setattr("svp_nlp.results.is_finished", lambda run_dir: True)

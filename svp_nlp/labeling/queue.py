@@ -226,7 +226,17 @@ class LabelQueue:
         return (self.directory / _FINISH_FILE).exists()
 
     def request_finish(self, facts: Mapping[str, Any]) -> None:
-        """Have the next `svp run` take what there is, ask for no more, and train the target."""
+        """Have the next `svp run` take what there is, ask for no more, and train the target.
+
+        Raises:
+            LabelError: there is nothing to train on, and a run that has ended so takes no label any more.
+            RunError: the disk is full or fails.
+        """
+        self.refresh()
+        rows = (row for request in self.requests if request.part == "train" for row in request.rows)
+        has_seeds = (self.run_dir / "seeds").exists()
+        if not has_seeds and not any(self.resolution(row.id).status == "labelled" for row in rows):
+            raise LabelError(f"{self.run_dir}: no row is labelled yet, so there is nothing to finish with; label some")
         with disk_errors(self.run_dir):
             write_json(self.directory / _FINISH_FILE, facts)
 

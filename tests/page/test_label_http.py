@@ -268,6 +268,7 @@ def test_a_journal_that_became_shorter_is_read_anew_and_the_answer_is_kept(run, 
 def test_a_disk_that_is_full_when_somebody_finishes_is_said(run, client, monkeypatch):
     from svp_nlp import files
 
+    give(client)
     monkeypatch.setattr(files, "_writes", 0)
     monkeypatch.setenv("SVP_ENOSPC_AT", "1")
     found = post(client, "finish")
@@ -303,9 +304,14 @@ def test_a_round_that_is_full_before_the_run_that_asked_for_it_has_ended_is_trai
         assert next_round.starts == 1
 
 
-def test_finishing_is_asked_of_the_run(run):
+def test_finishing_is_asked_of_the_run_when_there_is_something_to_finish_with(run):
     next_round = StillRound(run)
     with visit(run, next_round=next_round) as client:
+        give(client, kind="skip", label="")
+        found = post(client, "finish")
+        assert found.status_code == 422 and "no row is labelled yet" in found.json()["error"]
+        assert not LabelQueue.open(run).finish_requested and next_round.starts == 0
+        LabelQueue.open(run).add([answer("row-1", "music", "ben")])  # in a file, meanwhile
         assert post(client, "finish").json()["finishing"]
     assert LabelQueue.open(run).finish_requested and next_round.starts == 1
 
