@@ -115,3 +115,13 @@ def asked_test(workspace: Workspace, labels: LabelSet) -> Labeled:
         )
     class_names = answers.classes_after(workspace.classes(labels))
     return workspace.labeled(answers, class_names)
+
+
+def left_out_of_test(asked: int, test: Labeled) -> str | None:
+    """What to say of the rows of such a test set that got no label; None where all have one."""
+    if asked == len(test):
+        return None
+    return (
+        f"{asked - len(test):,} of the {asked:,} rows of the test set have no label (skipped, flagged, or annotators "
+        "differ): the error is of the others, which are likely to be the easier ones"
+    )

@@ -38,7 +38,15 @@ def finish(
         from svp_nlp.labeling.queue import LabelQueue
 
         queue = LabelQueue.open(run_dir)
-        labelled = sum(queue.counts(request).labelled for request in queue.requests)
+        labelled = sum(queue.counts(request).labelled for request in queue.requests if request.part == "train")
         queue.request_finish({"labelled": labelled})
         lines = [f"{labelled:,} rows are labelled; call the same `svp run` again: it trains on them and asks no more"]
+        tests = [queue.counts(request) for request in queue.requests if request.part == "test"]
+        if missing := sum(counts.open for counts in tests):
+            lines.append(f"{missing:,} rows of the test set are still to be labelled before it is tested")
+        if differ := sum(counts.conflicts for counts in tests):
+            lines.append(
+                f"annotators differ on {differ:,} rows of the test set, left out unless somebody decides: svp label "
+                f"review {run_dir}"
+            )
         show({"lines": lines, "run_dir": str(run_dir), "labelled": labelled}, output, quiet=str(labelled))

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from svp_nlp.agreement import agreement_of
 from svp_nlp.arms import Arm, arms_of
-from svp_nlp.asking import asked_test, request_test
+from svp_nlp.asking import asked_test, left_out_of_test, request_test
 from svp_nlp.data import Data
 from svp_nlp.engines import Engine, make_engine
 from svp_nlp.engines.ranks import shared_engine
@@ -290,7 +290,12 @@ def _add_target(
     assert recipe.target is not None
     test = data.test
     if test is None:
+        assert data.test_positions is not None
         test = asked_test(workspace, round_.labels)
+        warning = left_out_of_test(len(data.test_positions), test)
+        if warning is not None and warning not in results["warnings"]:
+            log.warning("%s", warning)
+            results["warnings"].append(warning)
         info = {"path": recipe.pool.path, "split": f"{recipe.pool.split}, random rows that people labelled"}
         results["test"] = {**info, "revision": None, "rows": len(test), "overlap": 0, "fingerprint": test.fingerprint}
     place = START if recipe.mode == "active_learning" and round_.round == 0 else arm.name

@@ -62,7 +62,8 @@ class Review:
     """What a look at all labels of a run found.
 
     Attributes:
-        doubts: conflicts between annotators in the order of the requests, those of the test set too, then labels, the most suspicious first.
+        doubts: conflicts between annotators in the order of the requests, those of the test set too; then labels, the
+            most suspicious first.
         seeds: labels of oracle.seed_labels that are likely wrong. They were asked of nobody, so nobody can decide on
             them here.
         labelled: rows that were looked at.
@@ -142,7 +143,7 @@ def review_run(
     ranked = {one.row.id for one in known if one.given is None}  # by ActiveLab, among the others
     shown = asked[:top] if top is not None else [doubt for doubt in asked if doubt.is_likely]
     return Review(
-        tuple([*(differ[id] for id in differ if id not in ranked), *shown]),
+        (*(differ[id] for id in differ if id not in ranked), *shown),
         seeds=tuple(doubt for doubt in doubts if doubt.id in seeds and doubt.is_likely),
         labelled=sum(one.given is not None for one in known),
         likely=sum(doubt.is_likely for doubt in asked),

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from small_run import outcome, small_recipe
+from small_run import FASTTEXT, outcome, small_recipe
 from toy import CLASS_NAMES, toy_rows, write_toy
 from typer.testing import CliRunner
 
@@ -169,6 +169,31 @@ def test_who_finishes_early_gets_the_target_on_what_there_is(toy, tmp_path):
     play(recipe, tmp_path / "run", label=finish)
     [target] = [name for name in outcome(tmp_path / "run") if "/target-" in name and name.endswith("/metrics")]
     assert "target-0000000020" in target
+
+
+def test_who_finishes_is_not_held_up_by_test_rows_on_which_annotators_differ(toy, tmp_path):
+    recipe = people_recipe(toy, test=None, target=FASTTEXT, oracle={"test_rows": 10})
+
+    def differ(queue, rows):
+        label_all(queue, rows)
+        tested = [row for row in rows if queue.request_of[row.id].part == "test"]
+        others = dict(zip(CLASS_NAMES, CLASS_NAMES[1:] + CLASS_NAMES[:1], strict=True))
+        queue.add([answer(row, others[TRUTH[row.text]], annotator="ben") for row in tested[:3]])
+
+    with pytest.raises(WaitingForLabels):
+        run(recipe, tmp_path / "run")
+    queue, rows = open_rows(tmp_path / "run")
+    differ(queue, rows[1:])  # one of them is still to be labelled
+    told = CliRunner().invoke(app, ["label", "finish", str(tmp_path / "run")]).output
+    assert "20 rows are labelled" in told and "annotators differ on 3 rows of the test set" in told
+    assert "1 rows of the test set are still to be labelled" in told
+    with pytest.raises(WaitingForLabels, match="6 of 10 answers of the test set"):
+        run(recipe, tmp_path / "run")
+    label_all(queue, rows[:1])
+    run(recipe, tmp_path / "run")
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["test"]["rows"] == 7
+    assert [w for w in results["warnings"] if "3 of the 10 rows of the test set have no label" in w]
 
 
 def test_classes_that_appear_later_are_learned_from_then_on(toy, tmp_path):

@@ -124,11 +124,12 @@ class FilesOracle:
         """What has come in; rows in the order in which they were asked for, whoever answered when.
 
         Raises:
-            WaitingForLabels: fewer answers than `min_returned`, and nobody asked to finish.
+            WaitingForLabels: fewer answers than `min_returned`, and nobody asked to finish. A test set is waited for
+                even then; but not for a decision on rows where annotators differ.
         """
         self.queue.refresh()
         selection = question.selection
-        if not (self.is_finished and not question.is_test):
+        if question.is_test or not self.is_finished:
             self._check_enough(question)
         round = selection.lineage.round
         parts = [self._given(asked, round) for asked in (*question.earlier, selection)]
@@ -144,7 +145,8 @@ class FilesOracle:
         ]
         counts = self.queue.counts(request)
         needed = resolve_size(self.spec.min_returned, len(selection), "oracle.min_returned") if len(selection) else 0
-        if counts.returned < min(needed, len(selection)):
+        returned = counts.returned + (counts.conflicts if self.is_finished else 0)
+        if returned < min(needed, len(selection)):
             raise WaitingForLabels(waiting(self.queue, request, counts, needed))
 
     def _given(self, selection: Selection, round: int) -> LabelSet:
