@@ -102,7 +102,9 @@ class Access:
 
     def let_in(self, response: Response) -> Response:
         """Give the browser what it shows from now on."""
-        response.set_cookie(self.cookie_name, self._cookie, max_age=_COOKIE_S, httponly=True, samesite="strict")
+        # With "strict" who follows a link in a chat or a mail is sent away: what that visit is redirected to has no
+        # cookie yet. Nothing that changes anything goes by the cookie alone.
+        response.set_cookie(self.cookie_name, self._cookie, max_age=_COOKIE_S, httponly=True, samesite="lax")
         return response
 
     def is_in(self, request: HttpRequest) -> bool:

@@ -59,6 +59,17 @@ def test_a_first_visitor_gives_a_name_then_labels_by_keys_and_a_reload_goes_on(t
     ]
 
 
+def test_who_follows_a_link_in_a_chat_or_a_mail_is_let_in(tmp_path, browser):
+    with served(make_run(tmp_path / "run").run_dir) as url:
+        page = browser.new_page()
+        link = f'<a href="{url}">label here</a>'
+        page.route("http://chat.test/", lambda route: route.fulfill(body=link, content_type="text/html"))
+        page.goto("http://chat.test/")
+        page.locator("a").click()
+        expect(page.locator("#name-dialog")).to_be_visible()
+        assert "token" not in page.url
+
+
 def test_texts_and_classes_are_shown_as_they_are_and_never_run(tmp_path, visitor):
     texts = ["<script>alert(1)</script><img src=x onerror=alert(2)>\n  two  spaces", "مرحبا، كيف حالك 123", "שלום"]
     classes = ["<script>alert(3)</script>", '"><img src=x onerror=alert(4)>', "عربي", "a_long_name_of_a_class"]
