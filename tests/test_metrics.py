@@ -29,15 +29,15 @@ def brute_force(rows: list[tuple[int, int]]) -> dict[str, float]:
         hit = sum(p == r == c for p, r in rows)
         predicted = sum(p == c for p, _ in rows)
         there = sum(r == c for _, r in rows)
-        f1.append(2 * hit / (predicted + there) if predicted + there else 0.0)
         if there:
+            f1.append(2 * hit / (predicted + there))
             recalls.append(hit / there)
             if there <= least:
                 rare.append(hit / there)
     return {
         "accuracy": right / len(rows),
         "error": 1 - right / len(rows),
-        "macro_f1": sum(f1) / NUM_CLASSES,
+        "macro_f1": sum(f1) / len(f1),
         "balanced_accuracy": sum(recalls) / len(recalls),
         "rare_recall": sum(rare) / len(rare),
     }
@@ -51,9 +51,10 @@ def test_formulas_agree_with_brute_force(rows: list[tuple[int, int]]) -> None:
     assert found == pytest.approx(brute_force(rows))
 
 
-def test_macro_f1_counts_a_class_that_nobody_saw() -> None:
-    found = compute_metrics(["macro_f1"], [0, 1], references_N=[0, 1], num_classes=4)
-    assert found == {"macro_f1": 0.5}
+def test_macro_f1_is_over_the_classes_of_the_test_set_whatever_a_model_predicts() -> None:
+    assert compute_metrics(["macro_f1"], [0, 1], references_N=[0, 1], num_classes=4) == {"macro_f1": 1.0}
+    found = compute_metrics(["macro_f1"], [0, 3, 1, 1], references_N=[0, 0, 1, 1], num_classes=4)
+    assert found == {"macro_f1": pytest.approx(5 / 6)}
 
 
 @pytest.mark.parametrize("name", FORMULAS)
