@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -137,6 +138,7 @@ def import_(
         from svp_nlp.labeling.queue import LabelQueue
 
         queue = LabelQueue.open(run_dir)
+        classes = queue.classes
         report = import_file(
             queue,
             path,
@@ -147,14 +149,16 @@ def import_(
         )
         statuses = Counter(queue.resolution(id).status for id in queue.rows)
         open_, conflicts = statuses["open"], statuses["conflict"]
-        lines = _lines(vars(report), path)
+        lines = _lines(vars(report), path, classes)
         if not dry_run:
             lines.append(_next(run_dir, open_, conflicts))
         facts = {**vars(report), "quarantine": None if report.quarantine is None else str(report.quarantine)}
         show({"lines": lines, **facts, "open": open_, "conflicts": conflicts}, output, quiet=str(report.new))
 
 
-def _lines(report: dict[str, Any], path: Path) -> list[str]:
+def _lines(report: dict[str, Any], path: Path, classes: Sequence[str]) -> list[str]:
+    from svp_nlp.columns import closest
+
     counts = [(key, report[key]) for key in ("known", "unanswered", "unknown") if report[key]]
     words = {"known": "known before", "unanswered": "without a label", "unknown": "not asked for by this run"}
     of_new = [f"{report[key]:,} {key}" for key in ("skipped", "flagged") if report[key]]
@@ -165,7 +169,8 @@ def _lines(report: dict[str, Any], path: Path) -> list[str]:
         + ("; nothing was written" if report["is_dry"] else "")
     ]
     if report["classes"]:
-        lines.append(f"new classes, {len(report['classes']):,}: {', '.join(map(repr, report['classes']))}")
+        told = [f"{name!r}{closest(name, classes)}" for name in report["classes"]]
+        lines.append(f"new classes, {len(told):,}: {', '.join(told)}")
     if report["changed"]:
         unnamed = "" in report["annotators"]
         hint = "; if two people labelled, import each one's file with --annotator NAME" if unnamed else ""

@@ -209,6 +209,7 @@ def test_doccano_and_prodigy_say_skip_and_two_labels_in_their_way():
         (b"\x1f\x8brest", "compressed"),
         ("svp_id,text,label\na,é,b\n".encode("latin1"), r"not UTF-8 \(line 2, byte 20\).*iconv"),
         (b"id,sentence,class\n1,x,y\n", "columns are id, sentence, class; expected svp_id or text, and label"),
+        (b"svp_id,text,kind\na,x,\n", "columns are svp_id, text, kind; expected svp_id or text, and label"),
         (b"svp_id,text,label\na,x,b,c\n", "line 2 has 4 cells, the header 3"),
         (b'svp_id,text,label\na,"x,b\n', "line 2 is no CSV"),
         (b"text,label,Label\na,b,c\n", "label stand twice"),

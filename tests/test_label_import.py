@@ -202,7 +202,8 @@ def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_written(queue, 
         import_file(queue, write(tmp_path / "file", rows), allow_unknown=True)
     for part in (
         "1 rows have another text than was asked for (line 2: id0)",
-        "'Billing' x 1 (did you mean 'billing'?), 'bugg' x 1 (did you mean 'bug'?)",
+        "'Billing' x 1, line 4 (did you mean 'billing'?); 'bugg' x 1, line 3 (did you mean 'bug'?)",
+        "delete the column text: svp_id is enough",
         "the classes are 'billing', 'bug', '=x'",
         "are of kind 'maybe'",
         "neither svp_id nor text (line 6)",
@@ -262,6 +263,22 @@ def test_classes_may_be_new_where_the_recipe_says_so(tmp_path):
     queue = make_queue(tmp_path / "run", new_classes="extend")
     import_rows(queue, [LabelRow("id0", label="  a  new class ")], source="csv", where="file")
     assert queue.classes == (*CLASSES, "a new class")
+    for label in ("BUG", "A new class"):  # nobody means another class by that
+        with pytest.raises(LabelError, match=f"'{label}' x 1.*did you mean"):
+            import_rows(queue, [LabelRow("id1", label=label)], source="csv", where="file")
+        with pytest.raises(LabelError, match="did you mean.*correct them$"):
+            says(queue, "id1", label)
+    two = [LabelRow("id1", label="Spam"), LabelRow("id2", label="spam")]
+    with pytest.raises(LabelError, match="'spam' x 1"):
+        import_rows(queue, two, source="csv", where="file")
+
+
+def test_where_each_row_needs_several_people_they_must_be_named(tmp_path):
+    queue = make_queue(tmp_path / "run", answers_per_row=2)
+    rows = [LabelRow("id0", label="bug", at="line 2"), LabelRow("id1", label="bug", annotator="ann", at="line 3")]
+    with pytest.raises(LabelError, match=r"1 rows say nothing of who labelled.*--annotator NAME \(line 2\)"):
+        import_rows(queue, rows, source="csv", where="file")
+    assert import_rows(queue, rows, source="csv", where="file", annotator="bob").annotators == {"bob": 1, "ann": 1}
 
 
 def test_who_labelled_is_the_file_then_the_option_and_numbers_are_no_names(queue):

@@ -31,6 +31,11 @@ from svp_nlp.run import disk_errors
 Problems: TypeAlias = dict[str, list[str]]  # what is wrong -> with which rows; none: with the file
 _WITH_LABEL = ("label", "decision")
 _SHOWN = 10
+_OTHER_TEXT = "have another text than was asked for"
+_WITHOUT_TEXT = (
+    "; if a program has changed the texts (dates, leading zeros, characters that it cannot save), delete the column "
+    "text: svp_id is enough"
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,10 @@ def import_rows(
     classes = frozenset(queue.classes)
     said = [row for row in known if row.is_answered or row.problem or row.origin]
     names = _names(said, annotator, problems)
+    if queue.project.answers_per_row > 1 and "" in names.values():
+        problems["say nothing of who labelled, and each row needs several people: give --annotator NAME"] = [
+            row.at for row in said if not names[row.annotator]
+        ]
     answered = [_ready(row, names[row.annotator], classes) for row in said]
     _find_wrong(queue, answered, problems)
     told = [
@@ -132,7 +141,7 @@ def import_rows(
             told[-1] += f", they are in {quarantine}"
     if problems or (unknown and not allow_unknown):
         hint = (
-            "correct that and import it again"
+            "correct that and import it again" + (_WITHOUT_TEXT if _OTHER_TEXT in problems else "")
             if problems
             else "is it another run's file? --allow-unknown imports the rest"
         )
@@ -179,7 +188,7 @@ def _join(queue: LabelQueue, rows: Iterable[LabelRow], problems: Problems) -> tu
             unknown.append(row)
             continue
         if row.text and row.text != asked.text and normalise(row.text) != normalise(asked.text):
-            problems["have another text than was asked for"].append(f"{row.at}: {id}")
+            problems[_OTHER_TEXT].append(f"{row.at}: {id}")
         if row.image and asked.image and Path(row.image).name != asked.image:
             problems["have another image than was asked for"].append(f"{row.at}: {id}")
         known.append(row)
@@ -246,10 +255,14 @@ def _find_wrong(queue: LabelQueue, rows: Sequence[LabelRow], problems: Problems)
                     f"{first.at} and {row.at}"
                 )
     if refused:
-        shown = [f"{name!r} x {labels[name]:,}{closest(name, queue.classes)}" for name in refused[:_SHOWN]]
+        places = {row.label: row.at for row in reversed(rows)}  # of each, the first
+        shown = [
+            f"{name!r} x {labels[name]:,}, {'first ' * (labels[name] > 1)}{places[name]}{closest(name, queue.classes)}"
+            for name in refused[:_SHOWN]
+        ]
         more = f" and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
         classes = ", ".join(map(repr, queue.classes[:_SHOWN])) + (", ..." if len(queue.classes) > _SHOWN else "")
-        problems[f"labels that are not among the classes: {', '.join(shown)}{more} (the classes are {classes})"] = []
+        problems[f"labels that are not among the classes: {'; '.join(shown)}{more} (the classes are {classes})"] = []
 
 
 def _shown(places: Sequence[str]) -> str:

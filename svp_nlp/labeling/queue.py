@@ -179,15 +179,24 @@ class LabelQueue:
         if wrong:
             told = [f"{label!r}{closest(label, self.classes)}" for label in wrong[:_SHOWN]]
             known = ", ".join(map(repr, self.classes[:_SHOWN])) + (", ..." if len(self.classes) > _SHOWN else "")
+            or_else = "" if self.project.new_classes == "extend" else ", or begin a run with oracle.new_classes: extend"
             raise LabelError(
                 f"{self.run_dir}: labels that are not among the classes: {', '.join(told)}; expected {known}; correct "
-                "them, or begin a run with oracle.new_classes: extend"
+                f"them{or_else}"
             )
 
     def unknown_labels(self, labels: Iterable[str]) -> list[str]:
-        """Those that may not be given, each once; a blank one never may."""
+        """Those that may not be given, each once: blank ones, and new ones or, where there may be new ones, those that
+        differ from a class in upper and lower case only.
+        """
         extend = self.project.new_classes == "extend"
-        return [x for x in dict.fromkeys(labels) if not x.strip() or not (extend or x in self._known)]
+        by_case = {name.casefold(): name for name in self.classes}
+        wrong = []
+        for label in dict.fromkeys(labels):
+            is_new = label not in self._known
+            if not label.strip() or (is_new and not (extend and by_case.setdefault(label.casefold(), label) == label)):
+                wrong.append(label)
+        return wrong
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def read_text(path: Path) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise LabelError(
             f"{path} is not {name} (line {line:,}, byte {error.start:,}); save it as CSV UTF-8, or convert it: "
-            f"iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
+            f"iconv -f cp1252 -t utf-8 {path.name} > utf8-{path.name}"
         ) from None
     if not text.strip():
         raise LabelError(f"{path} is empty; expected rows with svp_id or text, and label")

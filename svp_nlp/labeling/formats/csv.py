@@ -106,9 +106,10 @@ def parse(text: str) -> list[LabelRow]:
         LabelError: it has other columns, or is no CSV.
     """
     header, cells = read_cells(text)
+    shown = ", ".join(header[:12])[:200]
+    missing = LabelError(f"the columns are {shown}; expected svp_id or text, and label")
     if not {"svp_id", "text"} & {*header} or not {"label", "kind"} & {*header}:
-        shown = ", ".join(header[:12])[:200]
-        raise LabelError(f"the columns are {shown}; expected svp_id or text, and label")
+        raise missing
     wanted = itemgetter(*(header.index(name) if name in header else len(header) for name in _READ))
     rows = []
     for line, values in cells:
@@ -122,6 +123,8 @@ def parse(text: str) -> list[LabelRow]:
                 id, text, label, annotator, timestamp, source, as_round(round), kind, note, image, at=f"line {line}"
             )
         )
+    if "label" not in header and not any(row.kind.strip() for row in rows):
+        raise missing
     return rows
 
 
