@@ -266,7 +266,7 @@ def test_classes_may_be_new_where_the_recipe_says_so(tmp_path):
     for label in ("BUG", "A new class"):  # nobody means another class by that
         with pytest.raises(LabelError, match=f"'{label}' x 1.*did you mean"):
             import_rows(queue, [LabelRow("id1", label=label)], source="csv", where="file")
-        with pytest.raises(LabelError, match="did you mean.*correct them$"):
+        with pytest.raises(LabelError, match=r"did you mean.*correct them$"):
             says(queue, "id1", label)
     two = [LabelRow("id1", label="Spam"), LabelRow("id2", label="spam")]
     with pytest.raises(LabelError, match="'spam' x 1"):

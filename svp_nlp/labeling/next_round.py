@@ -86,6 +86,12 @@ class NextRound:
                 "message": "" if running else _sentence(lines),
             }
 
+    def forget(self) -> None:
+        """After another answer, what a round said that asked for rows is no longer so."""
+        with self._lock:
+            if self._state == "asked":
+                self._lines.clear()
+
     def stop(self) -> None:
         """Have it stop where it can go on later, and wait for that."""
         process, reader = self._process, self._reader

@@ -238,6 +238,7 @@ class LabelServer:
             note=_text(body, "note", _LONGEST_NOTE, empty=True),
             origin=_origin(body),
         )
+        self.next_round.forget()
         if self.train_when_full and self.session.is_full:
             # The run that asked for these rows may still be writing its report; then it is this one's turn later.
             self._is_due = not self.next_round.start()

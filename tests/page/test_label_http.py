@@ -304,6 +304,17 @@ def test_a_round_that_is_full_before_the_run_that_asked_for_it_has_ended_is_trai
         assert next_round.starts == 1
 
 
+def test_what_a_round_said_that_asked_is_told_until_the_next_answer_and_why_one_failed_until_the_next_try(run):
+    for id, state in (("row-0", "asked"), ("row-1", "failed")):
+        next_round = StillRound(run)
+        next_round._state = state
+        next_round._lines.append("waiting: 0 of 3 answers have come in")
+        with visit(run, next_round=next_round) as client:
+            assert post(client, "next").json()["training"]["message"] == "0 of 3 answers have come in"
+            given = give(client, id=id, origin=f"1.{state}")
+            assert bool(given.json()["training"]["message"]) == (state == "failed"), given.text
+
+
 def test_finishing_is_asked_of_the_run_when_there_is_something_to_finish_with(run):
     next_round = StillRound(run)
     with visit(run, next_round=next_round) as client:

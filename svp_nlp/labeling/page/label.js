@@ -217,7 +217,7 @@ function follow(found) {
 // Look again now and then: a sign of life, what others did, and whether there are new rows.
 function look() {
   clearTimeout(timer);
-  const soon = state?.training?.state === "running" && row === null;
+  const soon = state?.training?.state === "running";
   timer = setTimeout(async () => {
     if (!busy && !pending) await glance();
     look();
