@@ -82,6 +82,14 @@ def test_rows_are_known_by_id_or_text_and_their_order_does_not_matter(pool, tmp_
     assert seeds_of(tmp_path / "one.jsonl", pool, extend=True).fingerprint == found.fingerprint
 
 
+def test_what_was_decided_in_the_run_before_overrules_what_was_said(pool, tmp_path):
+    said = [{"text": TEXTS[3], "label": "music", "annotator": name} for name in ("ann", "ben")]
+    rows = [*said, {"text": TEXTS[3], "label": "weather", "annotator": "eve", "kind": "decision"}]
+    for order in (rows, rows[::-1], [rows[0], rows[2], rows[1]]):
+        found = seeds_of(write(tmp_path / "seeds", order), pool)
+        assert found.table.select(["label", "annotator"]).to_pylist() == [{"label": "weather", "annotator": "eve"}]
+
+
 def test_a_duplicate_in_the_pool_is_the_first_row_with_its_text_and_own_ids_are_ids(tmp_path):
     (tmp_path / "pool.csv").write_text("key,text\n007,x\n008,x\n009,y\n010,\n", encoding="utf-8")
     pool = PoolRef(str(tmp_path / "pool.csv"), columns=("text",), id_column="key").open()

@@ -58,7 +58,9 @@ def read_seeds(path: str, pool: Pool, *, class_names: Sequence[str], extend: boo
         if position < 0:
             continue
         first = labels.setdefault(position, row)
-        if first.label != row.label:
+        if "decision" in (first.kind, row.kind) and first.kind != row.kind:  # it overrules, as in the run it comes from
+            labels[position] = row if row.kind == "decision" else first
+        elif first.label != row.label:
             problems["are one row of the pool with two labels"].append(f"{first.at} and {row.at}")
     told = [f"{len(at):,} rows {what} ({_shown(at)})" for what, at in problems.items()]
     told += _unknown(labels.values(), class_names) if not extend else []
