@@ -58,13 +58,15 @@ def ask(
     question = Question(selection, tuple(asked), labels, suggest, workspace.classes(labels), is_test)
 
     def do(path: Path) -> Mapping[str, Any]:
-        workspace.oracle.request(question, workspace.pool)
         given = workspace.oracle.collect(question)
         given.save(path / "labels.parquet")
         known = LabelSet(given.table.filter(pc.is_valid(given.table["label"])))
         counts = known.class_counts(known.classes_after(workspace.class_names))
         return {"labels": len(known), "classes": counts}
 
+    # Also of a round that is over: a request that was removed because it was damaged is written anew.
+    ranks = workspace.run.ranks
+    ranks.on_main(f"request {name}", lambda: workspace.oracle.request(question, workspace.pool))
     inputs = {"selection": selection.fingerprint, "oracle": workspace.oracle.fingerprint}
     workspace.step(f"{name}/labels", inputs, do)
     return LabelSet.load(path / "labels.parquet")

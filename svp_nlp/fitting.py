@@ -20,7 +20,7 @@ from svp_nlp.labels import LabelSet
 from svp_nlp.models import load_predictor, make_learner
 from svp_nlp.models.base import Event, FeatureLearner, FitContext, Learner
 from svp_nlp.pool import cut
-from svp_nlp.run import START
+from svp_nlp.run import START, STEP_FILE
 from svp_nlp.scoring import ScoreTask
 from svp_nlp.store import SignalStore
 from svp_nlp.strategy_spec import StrategySpec
@@ -33,6 +33,14 @@ _FIT_FILE = "fit.json"
 _DYNAMICS = "dynamics"
 _SECONDS_BETWEEN_LINES = 10.0
 log = logging.getLogger(__name__)
+
+
+def _free_name(workspace: Workspace, name: str, labels: LabelSet) -> str:
+    """Where a model lies: beside the one of an earlier round with as many other labels, where people corrected some."""
+    step = workspace.run.directory / f"seed-{workspace.seed}" / name / "model" / STEP_FILE
+    if not step.exists() or read_json(step)["inputs"]["labels"] == labels.fingerprint:
+        return name
+    return f"{name}-{labels.fingerprint[:8]}"
 
 
 def fit(
@@ -52,6 +60,7 @@ def fit(
     learner = make_learner(learner) if isinstance(learner, str) else learner
     name = model_name(place, role, len(labels), learner, dynamics)
     run = workspace.run
+    name = run.ranks.on_main(f"name of {name}", lambda: _free_name(workspace, name, labels))
     encoded = encode(workspace, learner, labels) if is_feature_learner(learner) else None
     uses_dev = hasattr(learner.spec, "training")  # learners that train in epochs; fastText has nothing to choose
     dev_input = None

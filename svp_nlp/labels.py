@@ -100,10 +100,12 @@ class LabelSet:
         return LabelSet(table.filter(pc.is_valid(table["label"])))
 
     def changes_to(self, before: LabelSet) -> LabelSet:
-        """What `before.updated` needs to have the labels that are here: new ones, and others than before."""
+        """What `before.updated` needs to have the labels that are here: new ones, others than before, and nulls for
+        those that were taken back.
+        """
         old = dict(zip(before.table["position"].to_pylist(), before.table["label"].to_pylist(), strict=True))
         pairs = zip(self.table["position"].to_pylist(), self.table["label"].to_pylist(), strict=True)
-        differs = [position not in old or old[position] != label for position, label in pairs]
+        differs = [old.get(position) != label for position, label in pairs]
         return LabelSet(self.table.filter(pa.array(differs, pa.bool_())))
 
     def of_positions(self, positions_K: IntK) -> LabelSet:

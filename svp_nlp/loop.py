@@ -133,7 +133,7 @@ def active_learning(
     def judged(round_: Round, previous: Watched | None) -> Round:
         """With what its proxy says, and the last one where a rule ends the run there."""
         number = next((number for number, size in enumerate(sizes) if size > round_.planned_size), None)
-        if number is None or not (spec.strategy.needs_model and (watched or stop is not None)):
+        if number is None or not (_can_choose(workspace, spec, round_.labels) and (watched or stop is not None)):
             return round_
         fitted, place = fitted_for(number, round_.labels), f"{arm}/round-{round_.round:03d}"
         found = watch(workspace, place, round_, fitted, previous=previous, stop=stop)
@@ -151,8 +151,10 @@ def active_learning(
         budget = min(size - len(labels), int(workspace.open_rows(labels, before.asked).sum()))
         if budget <= 0 or before.planned_size >= size:  # late answers to earlier rounds, or nothing more is asked for
             continue
-        fitted, scored = None, None
-        if spec.strategy.needs_model:
+        fitted, scored, chosen_by = None, None, spec
+        if not spec.strategy.needs_model or not _can_choose(workspace, spec, labels):
+            chosen_by = as_spec("random") if spec.strategy.needs_model else spec
+        else:
             fitted = fitted_for(number, labels)
             together = workspace.shared_strategies if number == 1 else ()
             scored = look(
@@ -162,7 +164,7 @@ def active_learning(
         selection, ranking_seconds = rank(
             workspace,
             place,
-            spec,
+            chosen_by,
             labels=labels,
             budget=budget,
             round=number,
@@ -190,6 +192,11 @@ def active_learning(
         after = _planned(workspace, after, sizes, next_place=f"{arm}/round-{number + 1:03d}")
         before = judged(after, before.watched)
         yield before
+
+
+def _can_choose(workspace: Workspace, spec: StrategySpec, labels: LabelSet) -> bool:
+    """Whether a proxy can be trained and asked: people may have skipped all rows, or seen one class only."""
+    return spec.strategy.needs_model and len(labels) > 0 and len(workspace.classes(labels)) > 1
 
 
 def _planned(workspace: Workspace, round_: Round, sizes: list[int], *, next_place: str) -> Round:

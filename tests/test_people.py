@@ -327,3 +327,80 @@ def test_what_people_have_labelled_becomes_a_version_also_where_rows_came_late_o
     assert [names[p] for p in rows.labels.positions_L.tolist()] == [TRUTH[text] for text in texts]
     model = find_model(source, role="target")
     assert model.labeled_size == len(rows)
+
+
+@pytest.mark.parametrize("how", ["retract", "conflict", "skip"])
+def test_a_label_that_is_taken_back_after_its_round_is_learned_no_more(toy, tmp_path, how):
+    recipe, said = people_recipe(toy, test=None, target=None), {}
+
+    def take_back(queue, rows):
+        if len(queue.requests) == 1:
+            said["row"] = row = rows[0]
+        elif len(queue.requests) == 2:
+            row, other = said["row"], next(name for name in CLASS_NAMES if name != TRUTH[said["row"].text])
+            queue.add([answer(row, other, annotator="ben") if how == "conflict" else answer(row, kind=how)])
+        label_all(queue, rows)
+
+    play(recipe, tmp_path / "run", label=take_back)
+    path = tmp_path / "run/seed-0/proxy-margin/round-001/labels/labels.parquet"
+    given = LabelSet.load(path).table.to_pylist()
+    assert [row["label"] for row in given if row["id"] == said["row"].id] == [None]
+    assert json.loads((path.parent / "step.json").read_text())["output"]["labels"] == 20
+
+
+@pytest.mark.parametrize(("wanted", "sizes"), [(10, [25, 60]), ("10%", [22, 60])])
+def test_a_round_of_fewer_rows_than_must_come_waits_for_what_it_has(toy, tmp_path, wanted, sizes):
+    play(
+        people_recipe(toy, test=None, target=None, labeled_sizes=sizes, oracle={"min_returned": wanted}),
+        tmp_path / "run",
+    )
+
+
+def test_a_request_that_was_removed_is_written_anew_also_of_a_round_that_is_over(toy, tmp_path):
+    recipe, file = people_recipe(toy, test=None, target=None), tmp_path / "run/labeling/requests/0000-train.jsonl"
+    with pytest.raises(WaitingForLabels):
+        run(recipe, tmp_path / "run")
+    before = file.read_bytes()
+    label_all(*open_rows(tmp_path / "run"))
+    with pytest.raises(WaitingForLabels):
+        run(recipe, tmp_path / "run")
+    file.unlink()
+    with pytest.raises(WaitingForLabels):
+        run(recipe, tmp_path / "run")
+    assert file.read_bytes() == before
+
+
+def test_rounds_with_as_many_but_other_labels_have_a_model_each(toy, tmp_path):
+    def skip_a_round_and_correct(queue, rows):
+        if len(queue.requests) != 3:
+            return label_all(queue, rows)
+        first = queue.requests[0].rows[0]
+        other = next(name for name in CLASS_NAMES if name != TRUTH[first.text])
+        return queue.add([*(answer(row, kind="skip") for row in rows), answer(first, other, kind="decision")])
+
+    recipe = people_recipe(toy, test=None, target=None, labeled_sizes=[40, 60, 80])
+    play(recipe, tmp_path / "run", label=skip_a_round_and_correct)
+    before = outcome(tmp_path / "run")
+    run(recipe, tmp_path / "run")
+    assert outcome(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("what", ["nothing", "one class"])
+def test_where_there_is_nothing_to_learn_yet_the_next_rows_are_random(toy, tmp_path, what):
+    def late(queue, rows):
+        if len(queue.requests) > 1:
+            label_all(queue, rows)
+        elif what == "nothing":
+            queue.add([answer(row, kind="skip") for row in rows])
+        else:
+            queue.add([answer(row, "music") for row in rows])
+
+    play(
+        people_recipe(toy, test=None, target=None, oracle={"labels": [], "new_classes": "extend"}),
+        tmp_path / "run",
+        label=late,
+    )
+    step = json.loads((tmp_path / "run/seed-0/proxy-margin/round-001/selection/step.json").read_text())
+    assert step["inputs"]["strategy"] == "random"
+    step = json.loads((tmp_path / "run/seed-0/proxy-margin/round-002/selection/step.json").read_text())
+    assert step["inputs"]["strategy"] == "margin"

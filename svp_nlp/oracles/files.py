@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +23,7 @@ from svp_nlp.pictures import displayable
 from svp_nlp.pool import IMAGE, Pool
 from svp_nlp.pool_images import read_image
 from svp_nlp.selection import Selection
-from svp_nlp.sizes import Size, resolve_size, wrong
+from svp_nlp.sizes import Size, amount, wrong
 
 _SUGGESTIONS = 5  # classes a row
 
@@ -144,23 +146,29 @@ class FilesOracle:
             if (request.round, request.part == "test") == (selection.lineage.round, question.is_test)
         ]
         counts = self.queue.counts(request)
-        needed = resolve_size(self.spec.min_returned, len(selection), "oracle.min_returned") if len(selection) else 0
+        needed = _enough(self.spec.min_returned, len(selection))
         returned = counts.returned + (counts.conflicts if self.is_finished else 0)
-        if returned < min(needed, len(selection)):
+        if returned < needed:
             raise WaitingForLabels(waiting(self.queue, request, counts, needed))
 
     def _given(self, selection: Selection, round: int) -> LabelSet:
-        resolutions = [self.queue.resolution(id) for id in selection.ids_K.to_pylist()]
-        rows = np.array([i for i, found in enumerate(resolutions) if found.status == "labelled"], dtype=np.int64)
-        given = [resolutions[row] for row in rows]
+        """One label a row; null where there is none, or none any more: it was taken back, or is in dispute."""
+        given = [self.queue.resolution(id) for id in selection.ids_K.to_pylist()]
         return LabelSet.of(
-            selection.positions_K[rows],
-            selection.ids_K.take(pa.array(rows)),
+            selection.positions_K,
+            selection.ids_K,
             pa.array([found.label for found in given], pa.string()),
             round=round,
             source=[found.source for found in given],
             annotator=[found.annotators for found in given],
         )
+
+
+def _enough(wanted: int | str, rows: int) -> int:
+    """Answers that let a run go on: never more than there are rows, and one at least where there are any."""
+    if isinstance(wanted, int) or not rows:
+        return min(int(wanted) if rows else 0, rows)
+    return max(1, math.floor(amount(wanted) / 100 * rows + Fraction(1, 2)))
 
 
 def project_of(
