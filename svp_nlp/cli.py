@@ -103,12 +103,12 @@ def run(
         directory = run_dir or default_run_directory(find_recipe(recipe))
         if dry_run:
             from svp_nlp.plan import plan
-            from svp_nlp.recipe_yaml import differences
+            from svp_nlp.recipe_checks import forbidden_changes
             from svp_nlp.run import check_directory
 
             if launch.world_size > 1:
                 raise RecipeError("--dry-run probes one process; start it without a launcher")
-            check_directory(directory, recipe=loaded.meaning, differences=differences)
+            check_directory(directory, recipe=loaded.meaning, differences=forbidden_changes)
             show(plan(loaded), output)
             return
         if accelerate is not None or num_processes is not None:

@@ -181,10 +181,11 @@ def _lines(report: dict[str, Any], path: Path, classes: Sequence[str]) -> list[s
 
 
 def _next(run_dir: Path, open_: int, conflicts: int) -> str:
+    from svp_nlp.labeling.queue import AFTER_THE_END
     from svp_nlp.results import is_finished
 
     if is_finished(run_dir):
-        return "the run is finished: its target stays as it is"
+        return AFTER_THE_END
     conflicting = f"annotators differ on {conflicts:,}: svp label review {run_dir}"
     if open_:
         return f"still open: {open_:,}" + (f"; {conflicting}" if conflicts else "")

@@ -89,12 +89,12 @@ def pull(
     """Take in what people have answered in Label Studio; calling it again takes only what is new."""
     with command(output, verbose):
         from svp_nlp.labeling.label_studio_pull import pull as pull_answers
-        from svp_nlp.labeling.queue import LabelQueue
+        from svp_nlp.labeling.queue import AFTER_THE_END, LabelQueue
         from svp_nlp.results import is_finished
 
         queue = LabelQueue.open(run_dir)
         done = pull_answers(queue, _client(queue, url, token), project=_number_or_title(project))
-        after = "the run is finished: its target stays as it is"
+        after = AFTER_THE_END
         if not is_finished(run_dir):
             after = "no row waits any more: call `svp run` again"
         waiting = sum(c.open + c.conflicts for c in map(queue.counts, queue.requests))

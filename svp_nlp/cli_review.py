@@ -131,7 +131,7 @@ def decide(
 ) -> None:
     """Decide on the label of a row, whatever was said before; that stays in the journal."""
     with command(output, verbose):
-        from svp_nlp.labeling.queue import LabelQueue
+        from svp_nlp.labeling.queue import AFTER_THE_END, LabelQueue
         from svp_nlp.quality_decisions import read_table, write_decisions
         from svp_nlp.results import is_finished
         from svp_nlp.run import STEP_FILE
@@ -143,9 +143,7 @@ def decide(
         found = write_decisions(queue, decisions, annotator=annotator)
         known = f"; {found['known']:,} were known" if found["known"] else ""
         changed = found["decided"] - found["kept"]
-        after = (
-            "the run is finished: its target stays as it is" if is_finished(run_dir) else "its next round learns them"
-        )
+        after = AFTER_THE_END if is_finished(run_dir) else "its next round learns them"
         is_tested = any(queue.run_dir.glob(f"seed-*/test/labels/{STEP_FILE}"))
         if is_tested and any(queue.request_of[id].part == "test" for id, _ in decisions):
             after += "; rows of the test set count as they were when it was first used"

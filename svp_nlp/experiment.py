@@ -9,18 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from svp_nlp.agreement import agreement_of
 from svp_nlp.arms import Arm, arms_of
 from svp_nlp.asking import asked_test, left_out_of_test, request_test
 from svp_nlp.data import Data
 from svp_nlp.engines import Engine, make_engine
 from svp_nlp.engines.ranks import shared_engine
-from svp_nlp.errors import WaitingForLabels
 from svp_nlp.evidence import agreements, extreme_picks, lineage_row, stopping_rows
-from svp_nlp.files import read_json
-from svp_nlp.labeling.queue import LabelQueue, is_asking
+from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labels import LabelSet
 from svp_nlp.launch import open_run_together, together
 from svp_nlp.loop import active_learning, core_set, encoding_seconds, train_target
@@ -28,12 +26,13 @@ from svp_nlp.models import make_learner
 from svp_nlp.oracles.base import Oracle
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
 from svp_nlp.oracles.files import FilesOracle, FilesOracleSpec, project_of
+from svp_nlp.outcome import new_results, report_where_it_waits, save, write_reports
 from svp_nlp.prepare import Prepared, pin, prepare
 from svp_nlp.recipe import Recipe, dump_recipe
-from svp_nlp.recipe_yaml import differences
-from svp_nlp.report import summarize, write_report
-from svp_nlp.results import is_finished, save_results
-from svp_nlp.run import ENVIRONMENT_FILE, START, Run, disk_errors, machine
+from svp_nlp.recipe_checks import forbidden_changes
+from svp_nlp.recipe_yaml import write_yaml
+from svp_nlp.report import summarize
+from svp_nlp.run import START, Run
 from svp_nlp.selected import SelectedRows, drop_outgrown, write_selected
 from svp_nlp.selection import scores_at
 from svp_nlp.stopping_step import tell
@@ -68,18 +67,18 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
         Path(run_dir),
         recipe=recipe.meaning,
         recipe_text=(recipe_text := dump_recipe(recipe)),
-        differences=differences,
+        differences=forbidden_changes,
         stop_requested=stop_requested,
     ) as run:
         engine = shared_engine(engine, run.ranks)
         pinned, prepared = pin(recipe, run, prepared)
         data = prepared.data
-        results = _new_results(recipe, data, run)
+        results = new_results(recipe, data, run)
         recipe = pinned
         if prepared.publisher is not None:
             prepared.publisher.begin()
         selected: list[Path] = []
-        with _open_tracker(recipe, run) as tracker, _report_where_it_waits(run, results):
+        with _open_tracker(recipe, run) as tracker, report_where_it_waits(run, results):
             for seed in recipe.seeds:
                 workspace = workspace_of(recipe, data, run, seed=seed, engine=engine, recipe_text=recipe_text)
                 if data.test_positions is not None:
@@ -91,7 +90,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
                     if _is_own(arm, recipe):
                         selected.append(_export(workspace, recipe, arm, finished[arm]))
                     if not results["finished"]:  # read again, a finished run has nothing to gain from a part of itself
-                        _save(run, results)
+                        save(run, results)
                 if run.ranks.is_main:
                     results["agreement"] += agreements(workspace, _twins(finished))
         if prepared.publisher is not None:
@@ -100,8 +99,8 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, stop_requested: Callable[[], bo
                 log.warning("%s", warning)
             results["warnings"] += warnings
         results["finished"] = True
-        _save(run, results)
-        paths = run.ranks.on_main("report", lambda: _report(run, results))
+        save(run, results)
+        paths = run.ranks.on_main("report", lambda: write_reports(run, results))
     return {
         "run_dir": str(run_dir),
         **{f"report_{kind}": path for kind, path in paths.items()},
@@ -122,32 +121,6 @@ def _open_tracker(recipe: Recipe, run: Run) -> Iterator[Tracker]:
     with open_tracker(recipe.report_to, run_dir=run.directory, name=name, config=recipe.meaning) as tracker:
         run.listeners.append(tracker.log_event)
         yield tracker
-
-
-@contextlib.contextmanager
-def _report_where_it_waits(run: Run, results: dict[str, Any]) -> Iterator[None]:
-    """While people label, the report shows how far it is."""
-    try:
-        yield
-    except WaitingForLabels:
-        results["finished"] = False  # also where a rule had stopped it before
-        _save(run, results)
-        if run.ranks.is_main:
-            _report(run, results)
-        raise
-
-
-def _save(run: Run, results: dict[str, Any]) -> None:
-    if run.ranks.is_main:
-        if is_asking(run.directory):
-            results["annotators"] = agreement_of(LabelQueue.open(run.directory))
-        with disk_errors(run.directory):
-            save_results(run.directory, results)
-
-
-def _report(run: Run, results: dict[str, Any]) -> dict[str, str]:
-    with disk_errors(run.directory):
-        return {kind: str(path) for kind, path in write_report([results], run.directory).items()}
 
 
 def workspace_of(recipe: Recipe, data: Data, run: Run, *, seed: int, engine: Engine, recipe_text: str) -> Workspace:
@@ -182,7 +155,10 @@ def _oracle(recipe: Recipe, data: Data, run: Run, *, seed: int) -> Oracle:
             name=run.directory.resolve().name,
         )
         # The other processes of a launch never ask it.
-        queue = LabelQueue.begin(run.directory, project) if run.ranks.is_main else LabelQueue(run.directory, project)
+        queue = LabelQueue(run.directory, project)
+        if run.ranks.is_main:
+            queue = LabelQueue.begin(run.directory, project)
+            queue.keep_recipe(write_yaml(recipe.model_dump(mode="json")))
         return FilesOracle(recipe.oracle, queue)
     assert isinstance(recipe.oracle, ColumnOracleSpec) and data.labels is not None
     return ColumnOracle(recipe.oracle, data.labels, data.pool.keys_N, seed)
@@ -215,7 +191,7 @@ def _run_arm(
             "  %s: %s labelled (proxy %.1f s, scoring %.1f s, ranking %.2f s)%s",
             arm.name, f"{round_.labeled_size:,}", *cost.values(), "" if is_new else _FOUND,
         )  # fmt: skip
-        new = LabelSet(round_.added.table.filter(pc.is_valid(round_.added.table["label"])))
+        new = _new_labels(rounds)
         results["rounds"].append(
             {
                 **base,
@@ -242,7 +218,7 @@ def _run_arm(
         planned = round_.planned_size
         if prepared.publisher is not None and round_.round > 0 and _is_own(arm, recipe):
             if not results["finished"]:
-                _save(workspace.run, results)  # the card shows what is known so far
+                save(workspace.run, results)  # the card shows what is known so far
             prepared.publisher.push(arm.name, workspace.seed, round_.round, pool=workspace.pool)
     shared = max((r.fitted.processes for r in rounds if r.fitted is not None), default=1)
     if shared > 1:
@@ -253,6 +229,15 @@ def _run_arm(
     if rounds[-1].scored is not None and arm.selector == "proxy" and workspace.run.ranks.is_main:
         results["picks"].append({**base, **extreme_picks(workspace, rounds)})
     return rounds
+
+
+def _new_labels(rounds: list[Round]) -> LabelSet:
+    """Labels of rows that had none before the last of some rounds; a correction is none of them."""
+    added = rounds[-1].added.table
+    is_new = pc.is_valid(added["label"])
+    if len(rounds) > 1:
+        is_new = pc.and_(is_new, pc.invert(pc.is_in(added["position"], pa.array(rounds[-2].labels.positions_L))))
+    return LabelSet(added.filter(is_new))
 
 
 def _rounds(workspace: Workspace, recipe: Recipe, arm: Arm, sizes: list[int]) -> Iterator[Round]:
@@ -359,7 +344,7 @@ def _export(workspace: Workspace, recipe: Recipe, arm: Arm, rounds: list[Round])
         return {"rows": len(labels)}
 
     path = workspace.run.directory / f"seed-{workspace.seed}" / arm.name / "selected"
-    workspace.run.ranks.on_main(f"outgrown {arm.name}", lambda: drop_outgrown(path, len(labels)))
+    workspace.run.ranks.on_main(f"outgrown {arm.name}", lambda: drop_outgrown(path, labels))
     inputs = {"labels": labels.fingerprint, "pool": workspace.pool.fingerprint, "column": recipe.pool.label_column}
     return workspace.step(f"{arm.name}/selected", inputs, do).path / "dataset"
 
@@ -371,33 +356,3 @@ def _twins(finished: dict[Arm, list[Round]]) -> list[tuple[StrategySpec, list[Ro
         for arm, rounds in finished.items()
         if arm.selector == "proxy" and (twin := Arm("target_selects", arm.strategy)) in finished
     ]
-
-
-def _new_results(recipe: Recipe, data: Data, run: Run) -> dict[str, Any]:
-    environment = read_json(run.directory / ENVIRONMENT_FILE)
-    warnings = list(data.warnings)
-    if environment["machine"] != machine():
-        warnings.append("the run was resumed on another machine: its seconds are not of one kind")
-    return {
-        "format": 1,
-        "svp_nlp": environment["versions"].get("svp_nlp", ""),
-        "name": run.directory.resolve().name,
-        "mode": recipe.mode,
-        # As the run was started: the seconds of its steps were measured there.
-        "created": environment["created"],
-        "finished": is_finished(run.directory),
-        "machine": environment["machine"],
-        "versions": environment["versions"],
-        "recipe": recipe.meaning,
-        "pool": data.pool_info,
-        "test": data.test_info,
-        "rows": [],
-        "rounds": [],
-        "agreement": [],
-        "picks": [],
-        "training": [],
-        "lineage": [],
-        "stop": None if recipe.stop is None else recipe.stop.model_dump(mode="json"),
-        "stopping": [],
-        "warnings": warnings,
-    }

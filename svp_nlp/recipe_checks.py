@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from svp_nlp.arms import arms_of
+from svp_nlp.recipe_yaml import differences
 from svp_nlp.run import FULL, START
 from svp_nlp.sizes import INITIAL, amount
 from svp_nlp.stop_spec import stop_contradictions
 from svp_nlp.strategy_checks import misfits, start_misfits
 
+_SIZES = ("labeled_sizes", "train_target_at")
 _PLACES = {START: "of the start set", FULL: "of models that are trained on all labels"}
 
 
@@ -119,3 +121,15 @@ def _names_taken(recipe: Any) -> Iterator[tuple[str, str]]:
         elif name in taken:
             yield "strategies", f"{taken[name]} and {arm.strategy.title} would both write to {arm.name}; change a label"
         taken.setdefault(name, arm.strategy.title)
+
+
+def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two recipes (JSON values) and may not, in one run directory; as `recipe_yaml.differences`.
+
+    Who sees what labels bring may want more than was planned: where people label, sizes may be added.
+    """
+    if new.get("oracle", {}).get("kind") == "files":
+        planned = list(old.get("labeled_sizes", ()))
+        if list(new["labeled_sizes"])[: len(planned)] == planned:
+            old, new = ({k: v for k, v in one.items() if k not in _SIZES} for one in (old, new))
+    return differences(old, new)

@@ -235,9 +235,9 @@ def open_run(
     """Create or reopen a run directory and hold its lock.
 
     Args:
-        recipe: resolved, JSON values; a directory belongs to one recipe for ever.
+        recipe: resolved, JSON values; a directory belongs to one recipe for ever, but for what may change.
         recipe_text: kept beside it for people.
-        differences: says in words what differs between two resolved recipes.
+        differences: says in words what differs between two resolved recipes and may not.
     Raises:
         RunRefused: another process works on it, it belongs to another recipe, or it is not a run directory.
         RunError: it cannot be written.
@@ -250,14 +250,16 @@ def open_run(
         raise RunRefused(f"{directory} cannot be made ({error.strerror}); name another with --run-dir") from None
     with _locked(filelock.FileLock(directory / LOCK_FILE), directory):
         remove_leftovers(directory)
-        if (directory / RECIPE_FILE).exists():
+        is_new = not (directory / RECIPE_FILE).exists()
+        if not is_new:
             _warn_of_upgrades(directory)
-        else:
-            with disk_errors(directory):
-                write_text(directory / "recipe.yaml", recipe_text)
+        with disk_errors(directory):
+            if is_new:
                 environment = {"created": now(), "versions": library_versions(), "machine": machine()}
                 write_json(directory / ENVIRONMENT_FILE, environment)
-                write_json(directory / RECIPE_FILE, recipe)
+            if is_new or read_json(directory / RECIPE_FILE) != json.loads(json.dumps(recipe)):
+                write_text(directory / "recipe.yaml", recipe_text)
+                write_json(directory / RECIPE_FILE, recipe)  # last: with it, the directory is one
         yield Run(directory, stop_requested)
 
 

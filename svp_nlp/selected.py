@@ -212,7 +212,7 @@ def write_selected(directory: Path, rows: SelectedRows, *, strategy: str) -> Non
         (tmp / "README.md").write_text(f"{render('selected.md', **values)}\n", encoding="utf-8")
 
 
-def drop_outgrown(step_dir: Path, rows: int) -> None:
-    """Remove what was written of a run that a rule had stopped, and that went on to so many rows."""
-    if (step_dir / STEP_FILE).exists() and read_json(step_dir / STEP_FILE)["output"]["rows"] < rows:
+def drop_outgrown(step_dir: Path, labels: LabelSet) -> None:
+    """Remove what was written of a run that had ended, and that went on to other labels."""
+    if (step_dir / STEP_FILE).exists() and read_json(step_dir / STEP_FILE)["inputs"]["labels"] != labels.fingerprint:
         shutil.rmtree(step_dir)

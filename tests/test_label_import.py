@@ -497,7 +497,7 @@ def test_the_commands_say_what_is_done_and_what_comes_next(tmp_path, monkeypatch
     code, out, _ = call("finish", "run")
     assert code == 0 and LabelQueue.open("run").finish_requested
     monkeypatch.setattr("svp_nlp.results.is_finished", lambda run_dir: True)
-    assert "finished: its target stays as it is" in call("import", "run", file.name, "--allow-unknown")[1]
+    assert "add a size to labeled_sizes" in call("import", "run", file.name, "--allow-unknown")[1]
 
 
 def test_labels_through_files_give_the_run_of_a_simulation(tmp_path):

@@ -11,7 +11,7 @@ from toy import CLASS_NAMES, toy_rows, write_toy
 from typer.testing import CliRunner
 
 from svp_nlp.cli import app
-from svp_nlp.errors import LabelError, RecipeError, WaitingForLabels
+from svp_nlp.errors import LabelError, RecipeError, RunRefused, WaitingForLabels
 from svp_nlp.experiment import run_recipe
 from svp_nlp.hub.models import find_model
 from svp_nlp.hub.source import find_source, open_source
@@ -19,6 +19,7 @@ from svp_nlp.labeling.answers import Answer
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labels import LabelSet
 from svp_nlp.plan import plan
+from svp_nlp.recipe import load_recipe
 from svp_nlp.report_format import binomial_interval
 from svp_nlp.results import run_status
 
@@ -194,6 +195,45 @@ def test_who_finishes_is_not_held_up_by_test_rows_on_which_annotators_differ(toy
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["test"]["rows"] == 7
     assert [w for w in results["warnings"] if "3 of the 10 rows of the test set have no label" in w]
+
+
+def test_a_run_that_is_done_goes_on_where_more_labels_are_planned_and_learns_what_was_corrected(toy, tmp_path):
+    options = {"test": None, "target": FASTTEXT, "oracle": {"test_rows": 10}}
+    straight = people_recipe(toy, **options, labeled_sizes=[40, 60, 70], train_target_at=[60, 70])
+    play(straight, tmp_path / "straight")
+    play(people_recipe(toy, **options, labeled_sizes=[40, 60]), tmp_path / "run")
+    before = outcome(tmp_path / "run")
+    play(straight, tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight") != before
+    results = [json.loads((tmp_path / f"{name}/results.json").read_text()) for name in ("run", "straight")]
+    assert [len(r["rows"]) for r in results] == [2, 2] and results[0]["recipe"] == results[1]["recipe"]
+    assert (tmp_path / "run/recipe.yaml").read_bytes() == (tmp_path / "straight/recipe.yaml").read_bytes()
+    # Finished early by people who then want one round more; meanwhile one label has been corrected.
+    queue = LabelQueue.open(tmp_path / "run")
+    first = queue.requests[1].rows[0]
+    wrong = next(name for name in CLASS_NAMES if name != TRUTH[first.text])
+    queue.add([answer(first, wrong, kind="decision")])
+    queue.request_finish({})
+    longer = people_recipe(toy, **options, labeled_sizes=[40, 60, 70, 80])
+    with pytest.raises(WaitingForLabels, match="of round 4"):
+        run(longer, tmp_path / "run")
+    LabelQueue.open(tmp_path / "run").request_finish({})
+    run(longer, tmp_path / "run")  # the correction alone
+    changes = LabelSet.load(tmp_path / "run/seed-0/proxy-margin/round-004/labels/labels.parquet").table
+    assert changes.select(["id", "label"]).to_pylist() == [{"id": first.id, "label": wrong}]
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert [row["labeled_size"] for row in results["rows"]] == [70] and results["finished"]
+    assert results["rounds"][-1]["labeled"] == 0
+    for sizes in ([40], [30, 60, 80]):
+        with pytest.raises(RunRefused, match="labeled_sizes"):
+            run(people_recipe(toy, **options, labeled_sizes=sizes), tmp_path / "run")
+
+
+def test_the_page_calls_the_recipe_with_all_that_it_says(toy, tmp_path):
+    recipe = people_recipe(toy, stop={"rule": "kappa", "patience": 1}, engine={"kind": "processes", "workers": 1})
+    with pytest.raises(WaitingForLabels):
+        run(recipe, tmp_path / "run")
+    assert load_recipe(tmp_path / "run/labeling/recipe.yaml") == recipe != load_recipe(tmp_path / "run/recipe.yaml")
 
 
 def test_classes_that_appear_later_are_learned_from_then_on(toy, tmp_path):

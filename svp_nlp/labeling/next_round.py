@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from svp_nlp.errors import WaitingForLabels, scrub
+from svp_nlp.labeling.queue import DIRECTORY, RECIPE_FILE
 
 State: TypeAlias = Literal["idle", "running", "asked", "finished", "failed"]
 _LINES = 40
@@ -45,7 +46,7 @@ class NextRound:
             self._started = time.monotonic()
             # A password is for people, not for what runs in their name.
             environment = {k: v for k, v in os.environ.items() if k != "SVP_LABEL_PASSWORD"}
-            recipe, run = str(self.run_dir / "recipe.yaml"), str(self.run_dir)
+            recipe, run = str(self.run_dir / DIRECTORY / RECIPE_FILE), str(self.run_dir)
             self._process = subprocess.Popen(  # noqa: S603  our own program, no shell
                 [sys.executable, "-m", "svp_nlp", "run", recipe, "--run-dir", run],
                 stdin=subprocess.DEVNULL,

@@ -19,14 +19,19 @@ from typing import Any, Literal
 
 from svp_nlp.columns import closest
 from svp_nlp.errors import LabelError, RecipeError
-from svp_nlp.files import read_json, write_json
+from svp_nlp.files import read_json, write_json, write_text
 from svp_nlp.labeling.answers import Answer, Journal
 from svp_nlp.labeling.requests import Request, Row, read_requests, write_request
 from svp_nlp.labeling.resolve import Policy, Resolution, RowAnswers, Status, resolve
 from svp_nlp.run import disk_errors
 
 DIRECTORY = "labeling"
+AFTER_THE_END = (
+    "the run is done and its target stays as it is; to learn from this, add a size to labeled_sizes and call `svp run` "
+    "again (and svp label finish, if no more rows are wanted)"
+)
 _PROJECT_FILE = "project.json"
+RECIPE_FILE = "recipe.yaml"  # with engine, stop and publish, which the one of the run leaves out
 _FINISH_FILE = "finish.json"
 _STOPPED_FILE = "stopped.json"
 _SHOWN = 20
@@ -122,6 +127,13 @@ class LabelQueue:
         queue = cls(run_dir, project)
         queue.refresh()
         return queue
+
+    def keep_recipe(self, text: str) -> None:
+        """Keep the recipe with which the run was last called, for the page: it calls it again."""
+        path = self.directory / RECIPE_FILE
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            with disk_errors(self.run_dir):
+                write_text(path, text)
 
     def refresh(self) -> None:
         """Take in requests and answers that were added since."""
@@ -231,8 +243,9 @@ class LabelQueue:
 
     @property
     def finish_requested(self) -> bool:
-        """Somebody said that no more rows are to be asked for."""
-        return (self.directory / _FINISH_FILE).exists()
+        """Somebody said that no more rows are to be asked for, and the recipe has not planned more since."""
+        path = self.directory / _FINISH_FILE
+        return path.exists() and int(read_json(path).get("planned", self.project.planned)) >= self.project.planned
 
     def request_finish(self, facts: Mapping[str, Any]) -> None:
         """Have the next `svp run` take what there is, ask for no more, and train the target.
@@ -247,7 +260,7 @@ class LabelQueue:
         if not has_seeds and not any(self.resolution(row.id).status == "labelled" for row in rows):
             raise LabelError(f"{self.run_dir}: no row is labelled yet, so there is nothing to finish with; label some")
         with disk_errors(self.run_dir):
-            write_json(self.directory / _FINISH_FILE, facts)
+            write_json(self.directory / _FINISH_FILE, {**facts, "planned": self.project.planned})
 
     @property
     def stopped(self) -> str | None:
