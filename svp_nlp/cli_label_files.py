@@ -52,8 +52,8 @@ def export(
     ] = "",
     suggestions: Annotated[
         bool,
-        typer.Option("--suggestions/--no-suggestions", help="What the proxy thinks, where the format has a place."),
-    ] = True,
+        typer.Option("--suggestions", help="Show what the proxy would say; people then agree with it more often."),
+    ] = False,
     bom: Annotated[
         bool | None, typer.Option("--bom/--no-bom", help="A byte order mark, which Excel needs. [default: in CSV]")
     ] = None,
