@@ -13,6 +13,7 @@ from svp_nlp.engines import Engine
 from svp_nlp.errors import ModelError, RecipeError
 from svp_nlp.files import read_json, sha256_file
 from svp_nlp.hub.publish import Publisher
+from svp_nlp.labeling.seeds import SEEDS, SEEDS_FILE, kept_seeds
 from svp_nlp.labels import LabelSet
 from svp_nlp.models.base import LearnerSpec
 from svp_nlp.ranks import current_launch
@@ -28,8 +29,6 @@ _ROLES = ("proxy", "target")
 _ENCODER, _START_ENCODER = "strategies.{}.reduce.encoder", "start.encoder"
 _MODELS = "models"  # the step that keeps their commits
 _POOLS = "pools"  # the same for pool, test and dev set
-_SEEDS = "seeds"  # the step that keeps the labels that were there at the start
-_SEEDS_FILE = "labels.parquet"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def prepare(recipe: Recipe, engine: Engine, *, run_dir: Path | None) -> Prepared
     publisher = _publisher(recipe, run_dir)
     _check_engine(recipe, engine)
     commits = _commits(recipe, run_dir)
-    data = open_data(recipe, _kept(run_dir, _POOLS), seeds=_kept_seeds(run_dir))
+    data = open_data(recipe, _kept(run_dir, _POOLS), seeds=kept_seeds(run_dir))
     data = _warn_of_seeds(recipe, data, run_dir)
     available = int(data.available_N.sum())
     sizes = recipe.resolve_sizes(available)
@@ -76,7 +75,7 @@ def pin(recipe: Recipe, run: Run, prepared: Prepared) -> tuple[Recipe, Prepared]
     """
     revisions = run.step(_POOLS, {}, lambda path: prepared.data.revisions).output
     if len(prepared.data.seeds):
-        run.step(_SEEDS, {}, lambda path: _keep_seeds(recipe, prepared.data.seeds, path))
+        run.step(SEEDS, {}, lambda path: _keep_seeds(recipe, prepared.data.seeds, path))
     if revisions != prepared.data.revisions:  # somebody pushed between the looks of two processes of a launch
         prepared = replace(prepared, data=open_data(recipe, revisions, seeds=prepared.data.seeds))
     return _pin_models(recipe, run, prepared.commits), prepared
@@ -90,23 +89,16 @@ def _kept(run_dir: Path | None, step: str) -> dict[str, str | None] | None:
 
 
 def _keep_seeds(recipe: Recipe, seeds: LabelSet, path: Path) -> dict[str, Any]:
-    seeds.save(path / _SEEDS_FILE)
+    seeds.save(path / SEEDS_FILE)
     return {"labels": len(seeds), "sha256": sha256_file(Path(_seed_file(recipe)))}
-
-
-def _kept_seeds(run_dir: Path | None) -> LabelSet | None:
-    """The seed labels with which a run began: it stands on them, whatever becomes of their file."""
-    if run_dir is None or not (run_dir / _SEEDS / STEP_FILE).exists():
-        return None
-    return LabelSet.load(run_dir / _SEEDS / _SEEDS_FILE)
 
 
 def _warn_of_seeds(recipe: Recipe, data: Data, run_dir: Path | None) -> Data:
     """Say so where the file of seed labels is another one than when the run began."""
-    if run_dir is None or not (run_dir / _SEEDS / STEP_FILE).exists():
+    if run_dir is None or not (run_dir / SEEDS / STEP_FILE).exists():
         return data
     path = Path(_seed_file(recipe))
-    if not path.exists() or sha256_file(path) == read_json(run_dir / _SEEDS / STEP_FILE)["output"]["sha256"]:
+    if not path.exists() or sha256_file(path) == read_json(run_dir / SEEDS / STEP_FILE)["output"]["sha256"]:
         return data
     warning = (
         f"{path} has changed since the run began, which goes on with the {len(data.seeds):,} seed labels that it had: "

@@ -21,6 +21,7 @@ from svp_nlp.errors import LabelError, RecipeError
 from svp_nlp.files import read_json
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.requests import Row
+from svp_nlp.labeling.seeds import kept_seeds
 from svp_nlp.labels import LabelSet
 from svp_nlp.models import make_learner
 from svp_nlp.models.base import TEXT, Labeled, Learner
@@ -32,7 +33,6 @@ from svp_nlp.recipe import HeldOutSpec, Recipe, make_recipe
 from svp_nlp.run import RECIPE_FILE, STEP_FILE
 
 log = logging.getLogger(__name__)
-_SEEDS_FILE = "seeds/labels.parquet"  # below the run directory, where there are any
 _SLOW_SECONDS = 60.0
 _RELABELLED = 100  # rows that are named for another label, unless a number is given
 
@@ -197,11 +197,10 @@ def _known_rows(queue: LabelQueue) -> list[_Known]:
         # Of several labels that most gave any will do: models need one.
         label = resolution.label or max(sorted(votes.values()), key=list(votes.values()).count)
         found.append(_Known(row, label, resolution.label, votes, is_decided=decision is not None))
-    if (queue.run_dir / _SEEDS_FILE).exists():
-        seeds = LabelSet.load(queue.run_dir / _SEEDS_FILE).table.select(["position", "id", "label", "annotator"])
-        for seed in seeds.to_pylist():
-            row = Row(seed["id"], seed["position"], "")
-            found.append(_Known(row, seed["label"], seed["label"], {seed["annotator"]: seed["label"]}, is_seed=True))
+    seeds = kept_seeds(queue.run_dir) or LabelSet.empty()
+    for seed in seeds.table.select(["position", "id", "label", "annotator"]).to_pylist():
+        row = Row(seed["id"], seed["position"], "")
+        found.append(_Known(row, seed["label"], seed["label"], {seed["annotator"]: seed["label"]}, is_seed=True))
     return found
 
 

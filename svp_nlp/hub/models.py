@@ -43,7 +43,8 @@ BIN_FILE = "model.bin"
 Role = Literal["target", "proxy"]
 _WEIGHTS = "weights"  # directory in the step of a model
 _PRIVATE = (f"{_WEIGHTS}/fit.json", f"{_WEIGHTS}/dynamics/")  # beside the weights, for the run alone
-_MODEL_NAME = re.compile(r"(.+)-(\d{10})-[0-9a-f]{8}(-[0-9a-f]{4})?")  # the last: what was recorded in training
+# What was recorded in training, and which labels where others were as many.
+_MODEL_NAME = re.compile(r"(.+)-(\d{10})-[0-9a-f]{8}(-[0-9a-f]{4})?(-[0-9a-f]{8})?")
 _OF_TRANSFORMERS = ("transformer", "image_transformer")  # kinds that its pipelines read
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PATH_KEYS = frozenset({"model_name_or_path", "name_or_path", "_name_or_path"})
@@ -110,7 +111,7 @@ def model_bundle(
         arm: proxy-margin, random, ...; None: what the recipe's first strategy chose.
         seed: None: the first.
         round: a target is then the one that was trained on the labels of this round, a proxy the one that chose in it;
-            None: the one with the most labels.
+            None: of the last round that has one.
     Raises:
         HubRefused: there is no such model here; says what there is.
         ModelError: a file of it was changed since, or it brings its own code.
@@ -146,11 +147,13 @@ def find_model(source: Source, *, role: Role, round: int | None = None, any_plac
     """
     stored = stored_models(seed_directory(source))
     where = f"{source.run_dir}, seed {source.seed}, {source.arm}"
-    selections = [Selection.load(path) for path in source.selections]
+    # The last round first: people correct labels, so that a later model may have learned from as many, or from fewer.
+    numbers = range(len(source.selections), 0 if round is None else len(source.selections) - 1, -1)
+    otherwise: list[StoredModel] = []
     if role == "proxy":
-        chose = {(s.lineage.proxy or {}).get("fingerprint") for s in (selections if round is None else selections[-1:])}
-        found = [m for m in stored if m.fingerprint in chose]
         missing = f"no model chose there{'' if round is None else f' in round {round}'}"
+        lineages = (Selection.load(source.selections[number - 1]).lineage for number in numbers)
+        by_round = ([m for m in stored if m.fingerprint == (one.proxy or {}).get("fingerprint")] for one in lineages)
     else:
         targets = [m for m in stored if m.role == "target" and m.place != FULL]
         found = [m for m in targets if m.place in (START, source.arm)]
@@ -158,11 +161,12 @@ def find_model(source: Source, *, role: Role, round: int | None = None, any_plac
             found = targets  # a workspace that was made from Python may keep them elsewhere
         sizes = ", ".join(f"{size:,}" for size in sorted({m.labeled_size for m in found}))
         missing = f"targets are there on {sizes} labels" if sizes else "no target was trained there"
-        if round is not None:
-            found = [m for m in found if m.labeled_size == _labeled_size(source.recipe, source.selections)]
-    if not found:
+        by_round = ([m for m in found if _is_of(m, source, source.selections[:number])] for number in numbers)
+        otherwise = found if round is None else []
+    candidates = next(filter(None, by_round), otherwise)
+    if not candidates:
         raise HubRefused(f"{where}: there is no {role} ({missing}); name another arm (--arm) or round (--round)")
-    return max(found, key=lambda m: (m.labeled_size, m.step["finished"]))
+    return max(candidates, key=lambda m: (m.labeled_size, str(m.directory)))
 
 
 def _hashes(model: StoredModel) -> dict[str, str]:
@@ -285,17 +289,18 @@ def _chosen_rows(source: Source, model: StoredModel) -> Selection | None:
     for path in [seed_dir / START, *sorted((seed_dir / source.arm).glob("*"))]:
         if (path / "selection" / STEP_FILE).exists():
             before.append(path / "selection")
-            if model.place != FULL and _labeled_size(source.recipe, before) == model.labeled_size:
+            if model.place != FULL and _is_of(model, source, before):
                 return Selection.load(before[-1])
     return None
 
 
-def _labeled_size(recipe: Mapping[str, Any], selections: Sequence[Path]) -> int:
-    """Labelled rows after the last of these selections of a run; -1: people have not returned it yet."""
-    if not is_by_people(recipe):
-        return Selection.load(selections[-1]).lineage.labeled_size
-    is_closed = (selections[-1].parent / "labels" / STEP_FILE).exists()
-    return len(given_labels(selections)) if is_closed else -1
+def _is_of(model: StoredModel, source: Source, selections: Sequence[Path]) -> bool:
+    """Whether a model was trained on what was labelled after the last of these selections of a run."""
+    if not is_by_people(source.recipe):
+        return model.labeled_size == Selection.load(selections[-1]).lineage.labeled_size
+    if not (selections[-1].parent / "labels" / STEP_FILE).exists():  # people have not returned it yet
+        return False
+    return bool(model.step["inputs"]["labels"] == given_labels(source.run_dir, selections).fingerprint)
 
 
 def _metrics(model: StoredModel) -> dict[str, float] | None:

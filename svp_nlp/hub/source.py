@@ -17,6 +17,7 @@ import pyarrow as pa
 from svp_nlp.columns import LabelColumn, closest
 from svp_nlp.errors import HubRefused, LineageError, PoolError, scrub
 from svp_nlp.files import read_json
+from svp_nlp.labeling.seeds import kept_seeds
 from svp_nlp.labels import LabelSet
 from svp_nlp.oracles.column import ColumnOracle, ColumnOracleSpec
 from svp_nlp.pool import Pool, PoolRef
@@ -189,7 +190,7 @@ def open_source(source: Source, *, pool: Pool | None = None) -> tuple[SelectedRo
     if label_column is None:
         return bare_rows(last, pool), last
     if is_by_people(recipe):
-        labels, last = _with_last_at_end(given_labels(source.selections), last)
+        labels, last = _with_last_at_end(given_labels(source.run_dir, source.selections), last)
         names = labels.classes_after(tuple(recipe["oracle"]["labels"]))
     else:
         column, labels = read_labels(pool, label_column), LabelSet.empty()
@@ -204,9 +205,9 @@ def is_by_people(recipe: Mapping[str, Any]) -> bool:
     return bool(recipe.get("oracle", {}).get("kind") == "files")
 
 
-def given_labels(selections: Sequence[Path]) -> LabelSet:
-    """What people had said when the last of these selections of a run was closed."""
-    labels = LabelSet.empty()
+def given_labels(run_dir: Path | None, selections: Sequence[Path]) -> LabelSet:
+    """What people had said when the last of these selections of a run was closed, after the seeds it began with."""
+    labels = kept_seeds(run_dir) or LabelSet.empty()
     for path in selections:
         labels = labels.updated(LabelSet.load(path.parent / "labels" / _LABELS_FILE))
     return labels

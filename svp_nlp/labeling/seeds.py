@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,10 @@ from svp_nlp.labeling.formats import read_rows
 from svp_nlp.labeling.table import MARKS, LabelRow, clean_label
 from svp_nlp.labels import LabelSet
 from svp_nlp.pool import IMAGE, Pool
+from svp_nlp.run import STEP_FILE
 
+SEEDS = "seeds"  # the step of a run that keeps them
+SEEDS_FILE = "labels.parquet"
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 _SHOWN = 5
 _LONGEST = 60  # characters of a text that are shown
@@ -75,6 +79,13 @@ def read_seeds(path: str, pool: Pool, *, class_names: Sequence[str], extend: boo
         source="seed",
         annotator=[labels[position].annotator for position in positions_L.tolist()],
     )
+
+
+def kept_seeds(run_dir: Path | None) -> LabelSet | None:
+    """The seed labels with which a run began: it stands on them, whatever becomes of their file. None: it had none."""
+    if run_dir is None or not (run_dir / SEEDS / STEP_FILE).exists():
+        return None
+    return LabelSet.load(run_dir / SEEDS / SEEDS_FILE)
 
 
 def _unknown(rows: Iterable[LabelRow], class_names: Sequence[str]) -> list[str]:
