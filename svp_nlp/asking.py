@@ -62,7 +62,7 @@ def ask(
         given.save(path / "labels.parquet")
         known = LabelSet(given.table.filter(pc.is_valid(given.table["label"])))
         counts = known.class_counts(known.classes_after(workspace.class_names))
-        return {"labels": len(known), "classes": counts}
+        return {"labels": len(known), "classes": counts, "fingerprint": labels.updated(given).fingerprint}
 
     # Also of a round that is over: a request that was removed because it was damaged is written anew.
     ranks = workspace.run.ranks

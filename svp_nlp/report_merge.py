@@ -126,8 +126,11 @@ def merged_rows(
         for entry in run.get("rows") or ():
             series = series_of[position, entry["selector"], entry.get("strategy")]
             row = {**entry, "run": name, "series": series, "machine": machine, "target": target}
-            kept = rows.setdefault((series, entry["labeled_size"], entry["seed"]), row)
-            if kept is not row and number(kept.get("error")) != number(row.get("error")):
+            place = (series, entry["labeled_size"], entry["seed"])
+            kept = rows.setdefault(place, row)
+            if kept is not row and kept["run"] == name:  # with as many labels, of which people have corrected some
+                rows[place] = row
+            elif kept is not row and number(kept.get("error")) != number(row.get("error")):
                 warnings.append(
                     f"seed {entry['seed']} of {series.label} at {entry['labeled_size']:,} labels is in {kept['run']} "
                     f"and in {name} with different errors; the first is used"

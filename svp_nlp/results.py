@@ -46,12 +46,16 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
     Returns:
         `state` (done, running, waiting for people, interrupted; workspace: made from Python), `rounds` (seed, arm,
         round, strategy, labeled_size, picked, fingerprint of the selection), `targets` (seed, arm, labeled_size,
-        metrics), and `people` where they label: see `labeling.progress`.
+        metrics; of an arm the last one is what it came to), and `people` where they label: see `labeling.progress`.
     Raises:
         RecipeError: not a run directory.
     """
     run_dir = _run_directory(run_dir)
     rounds, targets = [], []
+    learned: dict[tuple[int, str, str], str] = {}  # seed, arm, directory of a model -> fingerprint of its labels
+    known: dict[
+        tuple[int, str, str], str
+    ] = {}  # seed, arm, fingerprint of labels -> the last round that ended with them
     for path in sorted(run_dir.glob(f"seed-*/*/**/{STEP_FILE}")):
         step = read_json(path)
         parts = path.relative_to(run_dir).parts
@@ -69,10 +73,23 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
                     "fingerprint": step["output"]["fingerprint"],
                 }
             )
+        elif parts[-2] == "labels" and "fingerprint" in step["output"]:
+            known[seed, arm, step["output"]["fingerprint"]] = parts[2]
+        elif parts[-2] == "model":
+            learned[seed, arm, parts[2]] = step["inputs"]["labels"]
         elif parts[-2] == "metrics":
             size = int(parts[2].split("-")[1])
-            targets.append({"seed": seed, "arm": arm, "labeled_size": size, **step["output"]["metrics"]})
+            row = {"seed": seed, "arm": arm, "labeled_size": size, **step["output"]["metrics"]}
+            targets.append((parts[2], row))
     rounds.sort(key=lambda row: (row["seed"], row["arm"] != START))  # what all arms stand on
+
+    def when(name: str, row: dict[str, Any]) -> tuple[Any, ...]:
+        """People correct labels: a later target may have learned from as many, or from fewer."""
+        seed, arm = row["seed"], row["arm"]
+        round = known.get((seed, arm, learned.get((seed, arm, name), "")), "")
+        return seed, arm != START, arm, round, row["labeled_size"], name
+
+    targets.sort(key=lambda target: when(*target))
     if "mode" not in read_json(run_dir / RECIPE_FILE):
         state = "workspace"  # made from Python: only its owner knows what is still to come
     else:
@@ -80,7 +97,7 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
     people = progress(LabelQueue.open(run_dir)) if is_asking(run_dir) else None
     if people is not None and people["open"] and state == "interrupted":
         state = "waiting"
-    found = {"run_dir": str(run_dir), "state": state, "rounds": rounds, "targets": targets}
+    found = {"run_dir": str(run_dir), "state": state, "rounds": rounds, "targets": [row for _, row in targets]}
     return found if people is None else {**found, "people": people}
 
 
