@@ -27,7 +27,6 @@ import numpy as np
 
 from svp_nlp.arrays import BoolN, FloatN, IntK, fingerprint_array, fingerprint_json, keyed_hash
 from svp_nlp.engines import Engine, LocalEngine
-from svp_nlp.errors import LabelError
 from svp_nlp.labels import LabelSet
 from svp_nlp.models.base import Labeled, Learner
 from svp_nlp.oracles.base import Oracle
@@ -91,7 +90,11 @@ class Workspace:
         return Labeled(self.pool.take(positions_L), labels.indices(class_names), positions_L, class_names)
 
     def split_dev(self, labels: LabelSet) -> tuple[LabelSet, Labeled | None]:
-        """Labels to train on, and rows to choose epochs by; a held-out row stays held out in every later round."""
+        """Labels to train on, and rows to choose epochs by; a held-out row stays held out in every later round.
+
+        Where a share would leave one side empty, the row goes there that is nearest to it, though not for ever: a run
+        goes on to more labels. Nothing can be held out of one row.
+        """
         if self.dev is None:
             return labels, None
         class_names = self.classes(labels)
@@ -99,11 +102,12 @@ class Workspace:
             return labels, dataclasses.replace(self.dev, class_names=class_names)
         draw_L = keyed_hash(self.pool.keys_N[labels.positions_L], self.seed, "dev") >> np.uint64(11)
         held_L = draw_L * 2.0**-53 < self.dev
-        if not held_L.any() or held_L.all():
-            raise LabelError(
-                f"a dev share of {self.dev} of {len(labels):,} labelled rows leaves one side empty; "
-                "raise the share, label more, or give a dev set"
-            )
+        if len(labels) < 2:
+            return labels, None
+        if not held_L.any():
+            held_L[np.argmin(draw_L)] = True
+        elif held_L.all():
+            held_L[np.argmax(draw_L)] = False
         held = LabelSet(labels.table.filter(held_L))
         return LabelSet(labels.table.filter(~held_L)), self.labeled(held, class_names)
 

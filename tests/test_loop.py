@@ -16,7 +16,7 @@ from toy import write_toy
 from svp_nlp import active_learning, core_set, load_pool, load_test, make_learner, open_workspace, train_target
 from svp_nlp import workspace as workspace_module
 from svp_nlp.arms import arms_of
-from svp_nlp.errors import BudgetError, Interrupted, LabelError, PoolError, RecipeError, RunError
+from svp_nlp.errors import BudgetError, Interrupted, PoolError, RecipeError, RunError
 from svp_nlp.experiment import run_recipe
 from svp_nlp.labels import LabelSet
 from svp_nlp.models import LEARNERS, spec_classes
@@ -128,8 +128,13 @@ def test_a_dev_share_is_held_out_of_training_and_stays_held_out(toy):
     assert len(train) + len(dev) == 100
     assert 10 <= len(dev) <= 40
     assert set(early_dev.positions_L) <= set(dev.positions_L)
-    with open_workspace(toy, dev=0.001) as work, pytest.raises(LabelError, match="leaves one side empty"):
-        work.split_dev(first)
+    for share, held in ((0.001, 1), (0.999, len(first) - 1)):
+        with open_workspace(toy, dev=share) as work:
+            train, dev = work.split_dev(first)
+            assert (len(train), len(dev)) == (len(first) - held, held)
+            assert not set(train.positions_L.tolist()) & set(dev.positions_L.tolist())
+            alone = LabelSet(first.table.slice(0, 1))
+            assert work.split_dev(alone) == (alone, None)
 
 
 def test_sizes_beyond_the_pool_and_sizes_that_do_not_grow_are_refused(toy):
