@@ -132,15 +132,19 @@ def decide(
     """Decide on the label of a row, whatever was said before; that stays in the journal."""
     with command(output, verbose):
         from svp_nlp.labeling.queue import AFTER_THE_END, LabelQueue
-        from svp_nlp.quality_decisions import read_table, write_decisions
+        from svp_nlp.quality_decisions import write_decisions, write_table
         from svp_nlp.results import is_finished
         from svp_nlp.run import STEP_FILE
 
         if (file is None) != (id is not None and label is not None) or (file is not None and id is not None):
             raise RecipeError("expected ID and LABEL of one row, or --file with a table of many")
         queue = LabelQueue.open(run_dir)
-        decisions = [(id, label)] if id is not None and label is not None else read_table(file) if file else []
-        found = write_decisions(queue, decisions, annotator=annotator)
+        if id is not None and label is not None:
+            decisions = [(id, label)]
+            found = write_decisions(queue, decisions, annotator=annotator)
+        else:
+            assert file is not None
+            decisions, found = write_table(queue, file, annotator=annotator)
         known = f"; {found['known']:,} were known" if found["known"] else ""
         changed = found["decided"] - found["kept"]
         after = AFTER_THE_END if is_finished(run_dir) else "its next round learns them"

@@ -65,6 +65,11 @@ def read_table(path: Path) -> list[tuple[str, str]]:
     Raises:
         LabelError: it cannot be read, has other columns, or says two things about one row.
     """
+    return [(id, label) for id, (label, _) in _read(path).items()]
+
+
+def _read(path: Path) -> dict[str, tuple[str, int]]:
+    """As `read_table`: id -> label and line."""
     try:
         header, rows = read_cells(path.read_text(encoding="utf-8-sig"))
         missing = [name for name in ("svp_id", "decision") if name not in header]
@@ -73,18 +78,36 @@ def read_table(path: Path) -> list[tuple[str, str]]:
                 f"the column {' and '.join(missing)} is missing, found {', '.join(header[:_SHOWN])}; expected what "
                 "`svp label review --write` wrote, with `decision` filled in"
             )
-        found: dict[str, str] = {}
+        found: dict[str, tuple[str, int]] = {}
         for line, cells in rows:
             values = dict(zip(header, cells, strict=True))
             id, label = unescape_id(values["svp_id"].strip()), unescape(values["decision"].strip())
-            if label and found.setdefault(id, label) != label:
-                raise LabelError(f"line {line:,} decides {label!r} for row {id}, an earlier line {found[id]!r}")
+            if label and (first := found.setdefault(id, (label, line)))[0] != label:
+                raise LabelError(f"line {line:,} decides {label!r} for row {id}, an earlier line {first[0]!r}")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8: save it as CSV UTF-8"
         raise LabelError(f"{path} cannot be read ({reason})") from None
     except LabelError as error:
         raise LabelError(f"{path}: {error}") from None
-    return list(found.items())
+    return found
+
+
+def write_table(queue: LabelQueue, path: Path, *, annotator: str) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    """Write the decisions of a table; returns them, and what `write_decisions` does.
+
+    Raises:
+        LabelError: as `read_table` and `write_decisions`; names the lines.
+        RunError: the disk is full or fails.
+    """
+    found = _read(path)
+    decisions = [(id, label) for id, (label, _) in found.items()]
+    try:
+        return decisions, write_decisions(queue, decisions, annotator=annotator)
+    except LabelError as error:
+        wrong = {*queue.unknown_labels(label for _, label in decisions), *_marks(queue, decisions)}
+        lines = [f"{line:,}" for id, (label, line) in found.items() if label in wrong or id not in queue.rows]
+        more = ", ..." if len(lines) > _SHOWN else ""
+        raise LabelError(f"{path}, line {', '.join(lines[:_SHOWN])}{more}: {error}") from None
 
 
 def write_decisions(queue: LabelQueue, decisions: Sequence[tuple[str, str]], *, annotator: str) -> dict[str, int]:
@@ -98,7 +121,7 @@ def write_decisions(queue: LabelQueue, decisions: Sequence[tuple[str, str]], *, 
         LabelError: rows that were not asked for, or labels that are not among the classes.
         RunError: the disk is full or fails.
     """
-    if marks := sorted({label for _, label in decisions if label.lower() in MARKS and label not in queue.classes}):
+    if marks := _marks(queue, decisions):
         raise LabelError(f"{', '.join(marks)} is no label; a decision names the class, an empty cell decides nothing")
     with queue.locked():
         new = [(id, label) for id, label in decisions if id not in queue.rows or not _is_known(queue, id, label)]
@@ -110,6 +133,11 @@ def write_decisions(queue: LabelQueue, decisions: Sequence[tuple[str, str]], *, 
         )
     kept = sum(before[id].label == label for id, label in new)
     return {"decided": len(new), "kept": kept, "known": len(decisions) - len(new)}
+
+
+def _marks(queue: LabelQueue, decisions: Sequence[tuple[str, str]]) -> list[str]:
+    """What stands for no label, among what is to be one."""
+    return sorted({label for _, label in decisions if label.lower() in MARKS and label not in queue.classes})
 
 
 def _is_known(queue: LabelQueue, id: str, label: str) -> bool:

@@ -352,6 +352,13 @@ def test_a_table_goes_to_people_and_comes_back_by_the_command_line(run_dir):
     # Who ranks anew does not lose what was filled in.
     refused = invoke("review", str(run_dir), "--write")
     assert refused.exit_code == 2 and f"holds {len(rows)} decisions" in refused.output
+    given = table.read_text("cp1252")
+    table.write_text(given.replace(f";{rows[2]['decision']}\n", ";kitchn\n", 1), encoding="cp1252")
+    wrong = invoke("decide", str(run_dir), "--file", str(table))
+    assert wrong.exit_code == 2 and "'kitchn' (did you mean 'kitchen'?)" in wrong.output, wrong.output
+    [line] = [number for number, text in enumerate(table.read_text("cp1252").splitlines(), 1) if "kitchn" in text]
+    assert f"{table}, line {line}: " in wrong.output.replace("\n", "")
+    table.write_text(given, encoding="cp1252")
     taken = invoke("decide", str(run_dir), "--file", str(table), "--annotator", "eve")
     assert taken.exit_code == 0 and f"{len(rows)} decisions written, {len(rows)} of them" in taken.output
     queue = LabelQueue.open(run_dir)
