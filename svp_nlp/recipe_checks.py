@@ -24,6 +24,8 @@ def contradictions(recipe: Any) -> Iterator[tuple[str, str]]:
         if learner is not None and learner.reads != found:
             hint = "name its image_column" if found == "text" else "remove pool.image_column"
             yield role, f"{learner.kind} reads {learner.reads}s, the pool has {found}s; choose another kind, or {hint}"
+    if found == "image" and recipe.pool.text_columns != type(recipe.pool).model_fields["text_columns"].default:
+        yield "pool", "text_columns beside image_column: a pool holds texts or images; remove one of them"
     if recipe.mode == "core_set" and recipe.initial is not None:
         yield "initial", "a core-set has no start set; remove it, or use mode: active_learning"
     grows = recipe.mode == "active_learning"

@@ -80,6 +80,12 @@ def _check_frozen(encoder: LearnerSpec) -> None:
         raise wrong(f"encoder.kind is {encoder.kind!r}; only embedding has features of its own")
     if getattr(encoder, "refresh", None) is not None:
         raise wrong("encoder.refresh: who is near is told by one encoder in all rounds; remove refresh")
+    fields = type(encoder).model_fields
+    heads = ("head", "C", "class_weights", "hidden_size", "head_training")
+    if given := [
+        name for name in heads if getattr(encoder, name) != fields[name].get_default(call_default_factory=True)
+    ]:
+        raise wrong(f"encoder.{', '.join(given)}: only features are asked for, and no head is trained; remove it")
 
 
 class SEALSSpec(Spec):

@@ -303,6 +303,10 @@ def test_dynamics_of_a_proxy_that_records_none_are_refused_with_what_to_use(toy,
             [{"name": "margin", "reduce": {"kind": "seals", "encoder": {**EMBEDDING, "refresh": {"at": 9}}}}],
             "by one encoder in all rounds; remove refresh",
         ),
+        (
+            [{"name": "margin", "reduce": {"kind": "seals", "encoder": {**EMBEDDING, "C": 2.0}}}],
+            "encoder.C: only features are asked for, and no head is trained",
+        ),
         ([{"name": "typiclust", "prefilter": "random", "candidates": 9}], "prefilter random: expected a score"),
         ([{"name": "margin", "epochs": 3}], "epochs is for strategies of training dynamics"),
         ([{"name": "random", "reduce": {"kind": "ups"}}], "reduce saves scoring"),
@@ -328,6 +332,9 @@ def test_a_label_may_not_be_the_directory_of_a_baseline_and_seals_needs_texts(to
         strategies = [{"name": "margin", "reduce": reduce}]
         with pytest.raises(RecipeError, match="needs features of a frozen encoder, and there is none for images"):
             recipe(toy, mode="active_learning", pool=images, proxy={"kind": "resnet"}, strategies=strategies)
+    both = {**images, "text_columns": ["caption"]}
+    with pytest.raises(RecipeError, match="text_columns beside image_column"):
+        recipe(toy, mode="active_learning", pool=both, proxy={"kind": "resnet"}, strategies=["margin"])
 
 
 def test_a_label_tells_two_arms_of_one_strategy_apart(toy):
