@@ -475,7 +475,7 @@ def test_the_commands_say_what_is_done_and_what_comes_next(tmp_path, monkeypatch
     assert code == 2 and "its rounds are 0, 1" in err
     code, out, _ = call("export", "run", "--to", "jsonl", "--output", "-")
     assert "suggestion" not in out
-    assert '"suggestion"' in call("export", "run", "--to", "jsonl", "--output", "-", "--suggestions")[1]
+    assert '"suggestions"' in call("export", "run", "--to", "jsonl", "--output", "-", "--suggestions")[1]
     assert [json.loads(line)["svp_id"] for line in out.splitlines()] == [f"id{n}" for n in range(6)]
     lines = file.read_text(encoding="utf-8-sig").replace('"",,', '"",bug,').splitlines()
     file.write_text("\n".join(lines[:4]), encoding="utf-8")
