@@ -121,7 +121,7 @@ def _doubt_lines(doubt: Doubt) -> list[str]:
 def decide(
     run_dir: RunArgument,
     id: Annotated[str | None, typer.Argument(metavar="ID", help="Of a row, as `svp label review` shows it.")] = None,
-    label: Annotated[str | None, typer.Argument(metavar="LABEL", help="What it is.")] = None,
+    label: Annotated[str | None, typer.Argument(metavar="LABEL", help="What it is; [skip]: nobody can tell.")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", help="Many: a table as `svp label review --write` wrote it, filled in.")
     ] = None,

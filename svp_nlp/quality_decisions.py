@@ -16,7 +16,7 @@ from svp_nlp.labeling.answers import Answer
 from svp_nlp.labeling.formats.csv import escape, escape_id, read_cells, unescape, unescape_id
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.second_look import REVIEW_FILE
-from svp_nlp.labeling.table import MARKS
+from svp_nlp.labeling.table import MARKS, SKIP
 from svp_nlp.run import disk_errors, now
 
 TABLE_FILE = "review.csv"
@@ -51,7 +51,7 @@ def check_table(queue: LabelQueue) -> None:
     path = queue.directory / TABLE_FILE
     if not path.exists():
         return
-    new = [id for id, label in read_table(path) if id in queue.rows and not _is_known(queue, id, label)]
+    new = [id for id, label in read_table(path) if id in queue.rows and not _is_known(queue, id, _label(queue, label))]
     if new:
         raise LabelError(
             f"{path} holds {len(new):,} decisions that the run does not know and would be written anew; take them in "
@@ -60,7 +60,7 @@ def check_table(queue: LabelQueue) -> None:
 
 
 def read_table(path: Path) -> list[tuple[str, str]]:
-    """(id, label) of the rows of a table whose column `decision` is filled in.
+    """(id, label) of the rows of a table whose column `decision` is filled in; `[skip]`: nobody can tell.
 
     Raises:
         LabelError: it cannot be read, has other columns, or says two things about one row.
@@ -104,7 +104,8 @@ def write_table(queue: LabelQueue, path: Path, *, annotator: str) -> tuple[list[
     try:
         return decisions, write_decisions(queue, decisions, annotator=annotator)
     except LabelError as error:
-        wrong = {*queue.unknown_labels(label for _, label in decisions), *_marks(queue, decisions)}
+        wrong = {*queue.unknown_labels(filter(None, (_label(queue, label) for _, label in decisions)))}
+        wrong.update(_marks(queue, decisions))
         lines = [f"{line:,}" for id, (label, line) in found.items() if label in wrong or id not in queue.rows]
         more = ", ..." if len(lines) > _SHOWN else ""
         raise LabelError(f"{path}, line {', '.join(lines[:_SHOWN])}{more}: {error}") from None
@@ -113,7 +114,8 @@ def write_table(queue: LabelQueue, path: Path, *, annotator: str) -> tuple[list[
 def write_decisions(queue: LabelQueue, decisions: Sequence[tuple[str, str]], *, annotator: str) -> dict[str, int]:
     """Write decisions (id, label): all of them or, where one is wrong, none. They are on disk when this returns.
 
-    What is decided so already is left as it is, so that a table can be taken in again.
+    `[skip]` in place of a label closes a row that nobody can tell. What is decided so already is left as it is, so that
+    a table can be taken in again.
 
     Returns:
         how many are `decided` now, `kept` the label that the row had, and were `known`.
@@ -122,9 +124,13 @@ def write_decisions(queue: LabelQueue, decisions: Sequence[tuple[str, str]], *, 
         RunError: the disk is full or fails.
     """
     if marks := _marks(queue, decisions):
-        raise LabelError(f"{', '.join(marks)} is no label; a decision names the class, an empty cell decides nothing")
+        raise LabelError(
+            f"{', '.join(marks)} is no label; a decision names the class, or is {SKIP} where nobody can tell; an empty "
+            "cell decides nothing"
+        )
     with queue.locked():
-        new = [(id, label) for id, label in decisions if id not in queue.rows or not _is_known(queue, id, label)]
+        said = [(id, _label(queue, label)) for id, label in decisions]
+        new = [(id, label) for id, label in said if id not in queue.rows or not _is_known(queue, id, label)]
         before = {id: queue.resolution(id) for id, _ in new}
         time = now()
         queue.append(
@@ -136,11 +142,17 @@ def write_decisions(queue: LabelQueue, decisions: Sequence[tuple[str, str]], *, 
 
 
 def _marks(queue: LabelQueue, decisions: Sequence[tuple[str, str]]) -> list[str]:
-    """What stands for no label, among what is to be one."""
-    return sorted({label for _, label in decisions if label.lower() in MARKS and label not in queue.classes})
+    """What stands for no decision, among what is to be one."""
+    named = {label for _, label in decisions if label.lower() in MARKS}
+    return sorted(label for label in named if _label(queue, label) is not None and label not in queue.classes)
 
 
-def _is_known(queue: LabelQueue, id: str, label: str) -> bool:
+def _label(queue: LabelQueue, label: str) -> str | None:
+    """What is decided; None: that nobody can tell."""
+    return None if label.lower() == SKIP and label not in queue.classes else label
+
+
+def _is_known(queue: LabelQueue, id: str, label: str | None) -> bool:
     answers = queue.answers_of(id)
     return answers is not None and answers.decision is not None and answers.decision.label == label
 

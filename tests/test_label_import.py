@@ -82,10 +82,18 @@ def test_all_answers_of_a_run_make_the_same_labels_in_another_one(tmp_path, form
     says(one, "id2", "bug", annotator="ann")
     says(one, "id2", "=x", annotator="ann", kind="decision", source="review")
     says(one, "id3", "bug", annotator="ann", source="label_studio", origin="7@a@b")
+    says(one, "id4", "bug", annotator="ann")
+    says(one, "id4", "billing", annotator="bob")
+    assert one.resolution("id4").status == "conflict"
+    says(one, "id4", "", annotator="eve", kind="decision", source="adjudication")  # nobody can tell
+    assert one.resolution("id4").status == "skipped"
+    [nobody_can_tell] = [row for row in export_rows(one, what="all") if row.annotator == "eve"]
+    assert b'"accept": [], "answer": "ignore"' in content(one, [nobody_can_tell], FORMATS["prodigy"])
     path = write(tmp_path / "file", export_rows(one, what="all"), format=format, queue=one)
     assert import_file(one, path).new == 0
     report = import_file(other, path)
-    assert (report.new, report.skipped, report.unanswered, report.annotators) == (6, 1, 2, {"ann": 5, "bob": 1})
+    annotators = {"ann": 6, "bob": 2, "eve": 1}
+    assert (report.new, report.skipped, report.unanswered, report.annotators) == (9, 1, 1, annotators)
     assert import_file(other, path).new == 0
     for id in one.rows:
         assert other.resolution(id) == one.resolution(id)

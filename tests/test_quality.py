@@ -19,6 +19,7 @@ from toy import CLASS_NAMES, toy_rows, write_toy
 from typer.testing import CliRunner
 
 from svp_nlp import files
+from svp_nlp.agreement import agreement_of
 from svp_nlp.cli import app
 from svp_nlp.errors import LabelError, RecipeError, RunError, SignalError, WaitingForLabels
 from svp_nlp.labeling.queue import LabelQueue
@@ -318,8 +319,8 @@ def test_what_somebody_decided_counts_is_not_doubted_again_and_nothing_is_overwr
 def test_decisions_are_all_taken_or_none(run_dir):
     queue = LabelQueue.open(run_dir)
     before, id = queue.journal.path.read_bytes(), queue.requests[0].rows[0].id
-    for wrong in ([(id, CLASS_NAMES[0]), ("nobody", CLASS_NAMES[0])], [(id, "kitchn")], [(id, "[Skip]")]):
-        with pytest.raises(LabelError, match=r"nobody|did you mean 'kitchen'|\[Skip\] is no label"):
+    for wrong in ([(id, CLASS_NAMES[0]), ("nobody", CLASS_NAMES[0])], [(id, "kitchn")], [(id, "[Flag]")]):
+        with pytest.raises(LabelError, match=r"not asked for: nobody$|did you mean 'kitchen'|\[Flag\] is no label"):
             write_decisions(queue, wrong, annotator="eve")
     assert queue.journal.path.read_bytes() == before
 
@@ -378,6 +379,27 @@ def test_a_single_decision_needs_a_row_and_a_label(run_dir):
     assert "test set count as they were" in invoke("decide", str(run_dir), "tested", CLASS_NAMES[2]).output
     for arguments in ([], [id], [id, CLASS_NAMES[0], "--file", "x.csv"]):
         assert invoke("decide", str(run_dir), *arguments).exit_code == 2
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_row_that_nobody_can_tell_is_closed_and_doubted_no_more(run_dir):
+    queue = LabelQueue.open(run_dir)
+    rows = queue.requests[0].rows
+    given = {row: queue.resolution(row.id).label for row in rows[:2]}
+    queue.add([answer(row, next(c for c in CLASS_NAMES if c != given[row]), annotator="ben") for row in given])
+    assert queue.counts(queue.requests[0]).conflicts == 2
+    assert invoke("decide", str(run_dir), rows[0].id, "[skip]").exit_code == 0
+    table = run_dir / "labeling/review.csv"
+    table.write_text(f"svp_id,decision\n{rows[1].id},[Skip]\n", encoding="utf-8")
+    for known in ("1 decisions written", "1 were known"):
+        assert known in invoke("decide", str(run_dir), "--file", str(table)).output
+    queue = LabelQueue.open(run_dir)
+    assert [queue.resolution(row.id).status for row in rows[:2]] == ["skipped", "skipped"]
+    assert queue.counts(queue.requests[0]).conflicts == 0 and "[skip]" not in queue.classes
+    found = agreement_of(queue)
+    assert (found["rows"]["skipped"], found["review"]["adjudicated"]) == (2, 2)
+    known = review_run(run_dir)
+    assert known.conflicts == 0 and not {row.id for row in rows[:2]} & {doubt.id for doubt in known.doubts}
 
 
 @pytest.mark.parametrize("write", [1, 2])

@@ -88,6 +88,8 @@ def test_what_was_decided_in_the_run_before_overrules_what_was_said(pool, tmp_pa
     for order in (rows, rows[::-1], [rows[0], rows[2], rows[1]]):
         found = seeds_of(write(tmp_path / "seeds", order), pool)
         assert found.table.select(["label", "annotator"]).to_pylist() == [{"label": "weather", "annotator": "eve"}]
+    nobody_can_tell = [*said, {"text": TEXTS[3], "label": "", "annotator": "eve", "kind": "decision"}, *by_text([5])]
+    assert seeds_of(write(tmp_path / "seeds", nobody_can_tell), pool).positions_L.tolist() == [5]
 
 
 def test_a_duplicate_in_the_pool_is_the_first_row_with_its_text_and_own_ids_are_ids(tmp_path):

@@ -23,7 +23,6 @@ from svp_nlp.files import fault_point
 Kind: TypeAlias = Literal["label", "skip", "flag", "retract", "decision"]
 KINDS: tuple[Kind, ...] = ("label", "skip", "flag", "retract", "decision")
 PAGE = "page"  # the source of what is answered in our own page
-_WITH_LABEL = ("label", "decision")
 _LOCK_TIMEOUT_S = 60.0
 
 
@@ -35,8 +34,8 @@ class Answer:
         id: of the row.
         kind: a `label`; `skip`: cannot tell; `flag`: somebody should look at it, `note` says why; `retract`: takes the
             annotator's last answer back; `decision`: a label that overrules all answers before it (adjudication,
-            review).
-        label: of kinds label and decision; None for the others.
+            review), or that nobody can tell.
+        label: of kinds label and decision; None for the others, and where nobody can tell.
         time: ISO 8601, for pace and people; the journal's order decides what is last.
         source: the way that it came: page, jsonl, csv, label_studio, doccano, prodigy, seed, review.
         origin: what the source calls this answer; the same origin is not taken twice. Empty: it has no name there.
@@ -54,7 +53,7 @@ class Answer:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise LabelError(f"row {self.id}: an answer of kind {self.kind!r}; expected one of {', '.join(KINDS)}")
-        if (self.label is not None) != (self.kind in _WITH_LABEL):
+        if (self.label is not None) != (self.kind == "label") and self.kind != "decision":
             raise LabelError(f"row {self.id}: {self.kind} with the label {self.label!r}")
 
 

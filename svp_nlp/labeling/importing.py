@@ -25,7 +25,7 @@ from svp_nlp.labeling.formats.jsonl import JSONL
 from svp_nlp.labeling.formats.label_studio import NUMBERED
 from svp_nlp.labeling.news import find_news
 from svp_nlp.labeling.queue import LabelQueue
-from svp_nlp.labeling.table import MARKS, About, LabelRow, clean_label
+from svp_nlp.labeling.table import MARKS, SKIP, About, LabelRow, clean_label
 from svp_nlp.run import disk_errors
 
 Problems: TypeAlias = dict[str, list[str]]  # what is wrong -> with which rows; none: with the file
@@ -200,6 +200,8 @@ def _ready(row: LabelRow, name: str, classes: frozenset[str]) -> LabelRow:
     label, kind = clean_label(row.label, classes), row.kind.strip().lower()
     if not kind and label not in classes:
         kind = MARKS.get(label.lower(), "")
+    if kind == "decision" and label not in classes and label.lower() == SKIP:
+        label = ""
     kind = kind or "label"
     # Not by `replace`: that would be a fifth of all the time for a hundred thousand rows.
     return LabelRow(
@@ -246,8 +248,8 @@ def _find_wrong(queue: LabelQueue, rows: Sequence[LabelRow], problems: Problems)
             problems[row.problem].append(row.at)
         elif row.kind not in KINDS:
             problems[f"are of kind {row.kind!r}; expected one of {', '.join(KINDS)}"].append(row.at)
-        elif not row.label and row.kind in _WITH_LABEL and not row.origin:
-            problems[f"are of kind {row.kind} without a label"].append(row.at)
+        elif not row.label and row.kind == "label" and not row.origin:
+            problems["are of kind label without a label"].append(row.at)
         elif not row.origin:
             first = said.setdefault((row.svp_id, row.annotator, row.timestamp, row.kind == "decision"), row)
             if (first.kind, first.label) != (row.kind, row.label):

@@ -75,7 +75,8 @@ def resolve(row: RowAnswers | None, *, policy: Policy, answers_per_row: int = 1)
     if row is None:
         return _OPEN
     if row.decision is not None:
-        return Resolution("labelled", row.decision.label, row.decision.annotator, row.decision.source)
+        status: Status = "skipped" if row.decision.label is None else "labelled"
+        return Resolution(status, row.decision.label, row.decision.annotator, row.decision.source)
     if len(row.by_annotator) < answers_per_row:
         return _OPEN
     votes = row.votes

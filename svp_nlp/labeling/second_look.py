@@ -14,6 +14,7 @@ from svp_nlp.errors import LabelError, RunError
 from svp_nlp.files import read_json
 from svp_nlp.labeling.answers import Answer
 from svp_nlp.labeling.queue import LabelQueue
+from svp_nlp.labeling.table import SKIP
 from svp_nlp.run import now
 
 REVIEW_FILE = "review.json"  # {"rows": [{"id", "given", "suggested", "reason"}]}, written by `svp label review`
@@ -65,12 +66,13 @@ def items(queue: LabelQueue) -> list[Item]:
 
 
 def decide(
-    queue: LabelQueue, annotator: str, *, id: str, label: str, seen: str | None, source: str, origin: str
+    queue: LabelQueue, annotator: str, *, id: str, label: str | None, seen: str | None, source: str, origin: str
 ) -> None:
     """Write a decision; it is on disk when this returns. The same origin again is the same decision.
 
     Args:
-        seen: the decision that the page knew of; None: there was none.
+        label: None: nobody can tell.
+        seen: the decision that the page knew of, `[skip]` where that was that nobody can tell; None: there was none.
     Raises:
         DecidedMeanwhile: there is another one by now.
         LabelError: a row that was not asked for, a label that is not among the classes, or another source.
@@ -83,8 +85,8 @@ def decide(
             return
         answers = queue.answers_of(id)
         decision = answers.decision if answers is not None else None
-        if decision is not None and decision.label != seen:
-            raise DecidedMeanwhile(f"{decision.annotator} has decided in between: {decision.label}")
+        if decision is not None and (said := decision.label or SKIP) != seen:
+            raise DecidedMeanwhile(f"{decision.annotator} has decided in between: {said}")
         queue.append([Answer(id, "decision", label, annotator, now(), source, origin=origin)])
 
 

@@ -47,10 +47,10 @@ def read_seeds(path: str, pool: Pool, *, class_names: Sequence[str], extend: boo
     rows = [
         dataclasses.replace(row, label=clean_label(row.label, class_names))
         for row in rows
-        if (row.label.strip() and row.kind in ("", "label", "decision")) or row.problem
+        if row.kind == "decision" or (row.label.strip() and row.kind in ("", "label")) or row.problem
     ]
     rows = [row for row in rows if row.label.lower() not in MARKS or row.label in class_names or row.problem]
-    if not rows:
+    if not any(row.label or row.problem for row in rows):
         raise LabelError(f"{where}: no row has a label; expected rows with svp_id or text, and label")
     problems: dict[str, list[str]] = defaultdict(list)
     for row in rows:
@@ -66,6 +66,7 @@ def read_seeds(path: str, pool: Pool, *, class_names: Sequence[str], extend: boo
             labels[position] = row if row.kind == "decision" else first
         elif first.label != row.label:
             problems["are one row of the pool with two labels"].append(f"{first.at} and {row.at}")
+    labels = {position: row for position, row in labels.items() if row.label}  # not where nobody can tell
     told = [f"{len(at):,} rows {what} ({_shown(at)})" for what, at in problems.items()]
     told += _unknown(labels.values(), class_names) if not extend else []
     if told:

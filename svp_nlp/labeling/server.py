@@ -27,6 +27,7 @@ from svp_nlp.labeling.next_round import NextRound
 from svp_nlp.labeling.queue import LabelQueue
 from svp_nlp.labeling.requests import Row
 from svp_nlp.labeling.session import AnsweredAlready, Session
+from svp_nlp.labeling.table import SKIP
 from svp_nlp.run import now
 
 _PAGE = Path(__file__).parent / "page"
@@ -253,6 +254,10 @@ class LabelServer:
             raise _Refused(422, f"a new class has 1 to {_LONGEST_LABEL} characters that can be seen")
         return label
 
+    def _decision(self, body: Body) -> str | None:
+        label = self._label(body)
+        return None if label == SKIP and label not in self.session.queue.classes else label
+
     def _undo(self, body: Body) -> Any:
         row = self.session.undo(_annotator(body), _tab(body), _origin(body))
         if row is None:
@@ -281,7 +286,7 @@ class LabelServer:
             self.session.queue,
             _annotator(body),
             id=_text(body, "id", 1_000),
-            label=self._label(body),
+            label=self._decision(body),
             seen=_text(body, "seen", 10_000, empty=True) or None,
             source=_text(body, "source", 20),
             origin=_origin(body),

@@ -11,7 +11,8 @@ from svp_nlp.content import normalise
 from svp_nlp.labeling.answers import Kind
 
 COLUMNS = ("svp_id", "text", "label", "annotator", "timestamp", "source", "round")
-MARKS: dict[str, Kind] = {"[skip]": "skip", "[flag]": "flag"}  # what may stand in place of a label
+SKIP = "[skip]"
+MARKS: dict[str, Kind] = {SKIP: "skip", "[flag]": "flag"}  # what may stand in place of a label
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class LabelRow:
 
     Attributes:
         svp_id: empty: the row is known by its text.
-        label: empty: not answered yet, or `kind` is no label.
+        label: empty: not answered yet, or `kind` is no label, or a decision that nobody can tell.
         timestamp: ISO 8601; empty: not known.
         source: see `Answer.source`; empty: the file itself.
         kind: see `Answer.kind`; empty: a label, if there is one.

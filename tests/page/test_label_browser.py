@@ -208,6 +208,11 @@ def test_a_second_look_decides_what_annotators_differ_on_and_keeps_or_takes_what
         page = visitor(url.replace("/?", "/review?"), "boss")
         shows(page, "row-0")
         assert page.locator("#doubt li").all_text_contents() == ["ann: music", "ben: weather"]
+        press(page, "s")
+        shows(page, "row-3")
+        press(page, "ArrowLeft")
+        shows(page, "row-0")
+        expect(page.get_by_role("button", name="Nobody can tell")).to_have_class("chosen")
         press(page, "4")
         shows(page, "row-3")
         press(page, "n")
@@ -224,6 +229,7 @@ def test_a_second_look_decides_what_annotators_differ_on_and_keeps_or_takes_what
         page.get_by_role("link", name="Back to labelling").click()
         shows(page, "row-4")
     assert said(queue.run_dir)[5:] == [
+        ("boss", "decision", None, "row-0"),
         ("boss", "decision", "weather", "row-0"),
         ("boss", "decision", "sports", "row-3"),
         ("boss", "decision", "music", "row-1"),

@@ -374,10 +374,15 @@ def test_a_second_look_lists_conflicts_flags_and_likely_errors_and_decides_them(
     assert decide("row-3", "kitchen", origin="1.other").status_code == 409  # somebody who saw the label before that
     assert decide("row-3", "kitchen", origin="1.other", seen="music").status_code == 200
     assert decide("row-1", "music", source="page").status_code == 422
+    assert decide("row-3", "[skip]", origin="1.skip", seen="kitchen").status_code == 200  # nobody can tell
+    assert decide("row-3", "kitchen", origin="1.last").status_code == 409
+    queue.refresh()
+    assert queue.resolution("row-3").status == "skipped"
+    assert decide("row-3", "kitchen", origin="1.last", seen="[skip]").status_code == 200
     assert [item["id"] for item in post(client, "review").json()["items"]] == ["row-1"]
     queue.refresh()
     assert queue.resolution("row-0").label == "weather" and queue.resolution("row-3").label == "kitchen"
-    assert len([kind for _, kind, _, _ in said(run) if kind == "decision"]) == 3
+    assert len([kind for _, kind, _, _ in said(run) if kind == "decision"]) == 5
 
 
 def test_a_ranking_that_is_damaged_does_not_hide_the_conflicts(run, client):

@@ -68,7 +68,10 @@ def render(rows: Sequence[LabelRow], about: About) -> str:
         values: dict[str, Any] = {"image": row.image} if row.image else {"text": row.text}
         values |= {"options": options, "meta": {"svp_id": row.svp_id, "svp_round": row.round}}
         if row.is_answered:
-            values |= {"accept": [row.label] if row.label else [], "answer": _KINDS.get(row.kind, "accept")}
+            values |= {
+                "accept": [row.label] if row.label else [],
+                "answer": _KINDS.get(row.kind, "accept" if row.label else _SKIPPED),
+            }
             values |= {"_annotator_id": row.annotator} if row.annotator else {}
             values["meta"] |= {"note": row.note} if row.note else {}
         elif row.suggestions:

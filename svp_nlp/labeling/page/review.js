@@ -3,6 +3,8 @@
 import * as classes from "./classes.js";
 import { $, Failure, count, element, inquire, newOrigin, noTrouble, number, post, say, show, showRow, trouble } from "./common.js";
 
+const NOBODY = "[skip]"; // in place of a class: nobody can tell
+
 let project = null;
 let items = [];
 let known = [];
@@ -15,6 +17,8 @@ export async function start(found) {
   for (const id of ["undo", "flag"]) show(id, false);
   show("back", true);
   $("skip-word").textContent = "Later";
+  $("skip-key").textContent = "→";
+  show("nobody", true);
   show("label-link", true);
   show("new-class", project.new_classes);
   classes.onPick(decide);
@@ -59,7 +63,7 @@ function render() {
     if (vote.label !== null && !marks.has(vote.label)) marks.set(vote.label, { text: vote.annotator, spoken: `given by ${vote.annotator}` });
   }
   classes.setClasses(known, marks, { repeat: true });
-  classes.choose(item.decided);
+  choose(item.decided);
   showRow(item);
 }
 
@@ -76,6 +80,11 @@ function doubt(item) {
   show("doubt", true);
 }
 
+function choose(label) {
+  classes.choose(label);
+  $("nobody").classList.toggle("chosen", label === NOBODY);
+}
+
 function decide(label) {
   const item = items[at];
   if (!item || busy) return;
@@ -90,12 +99,12 @@ function decide(label) {
 async function send() {
   if (busy) return;
   busy = true;
-  classes.choose(pending.label);
+  choose(pending.label);
   try {
     const found = await post("decide", pending);
     known = found.classes;
     items[at].decided = pending.label;
-    say(`Decided: ${pending.label}.`);
+    say(pending.label === NOBODY ? "Decided: nobody can tell." : `Decided: ${pending.label}.`);
     pending = null;
     noTrouble();
     step(1);
@@ -130,7 +139,8 @@ export function key(event) {
   if (label !== null) decide(label);
   else if (name === "k" && item?.given) decide(item.given);
   else if (name === "y" && item?.suggested) decide(item.suggested);
-  else if (name === "s" || name === "arrowright") { if (!pending) step(1); }
+  else if (name === "s" && item) decide(NOBODY);
+  else if (name === "arrowright") { if (!pending) step(1); }
   else if (name === "u" || name === "arrowleft") { if (!pending) step(-1); }
   else if (name === "n" && project.new_classes) newClass();
   else if (name === "/") return Boolean(item) && classes.openSearch();
@@ -142,6 +152,7 @@ export const undo = () => { if (!pending) step(-1); };
 
 export function listen() {
   $("skip").addEventListener("click", () => { if (!pending) step(1); });
+  $("nobody").addEventListener("click", () => decide(NOBODY));
   $("back").addEventListener("click", undo);
   $("new-class").addEventListener("click", newClass);
 }
