@@ -183,15 +183,17 @@ def _status_lines(run_dir: Path, found: Mapping[str, Any]) -> list[str]:
         rows: Sequence[Mapping[str, Any]] = found.get(key) or ()
         if rows:
             lines += ["", title, *_table(rows)]
-    return lines + _people_lines(run_dir, found.get("people"))
+    people = found.get("people")
+    return lines if not people or not people["requests"] else lines + _people_lines(run_dir, people, found["state"])
 
 
-def _people_lines(run_dir: Path, people: Mapping[str, Any] | None) -> list[str]:
-    if people is None:
-        return []
+def _people_lines(run_dir: Path, people: Mapping[str, Any], state: str) -> list[str]:
+    from svp_nlp.results import waiting_rows
+
     lines = ["", "labelled by people", *_table(people["requests"])]
     if people["annotators"]:
-        lines += ["", "annotators", *_table(people["annotators"])]
+        named = [{**annotator, "name": annotator["name"] or "(no name)"} for annotator in people["annotators"]]
+        lines += ["", "annotators", *_table(named)]
     lines += ["", f"{people['labelled']:,} of {people['planned']:,} rows are labelled"]
     if people["seconds_left"]:
         from svp_nlp.report_format import duration
@@ -201,8 +203,11 @@ def _people_lines(run_dir: Path, people: Mapping[str, Any] | None) -> list[str]:
         lines.append(people["stopped"])
     elif people["finish_requested"]:
         lines.append("no more rows will be asked for: svp label finish was called")
-    if people["open"]:
-        lines.append(f"{people['open']:,} rows wait for an answer: svp label serve {run_dir}")
+    if state == "ready":
+        answered = "" if people["open"] else "all rows that were asked for have an answer: "
+        lines.append(f"{answered}call `svp run RECIPE` again")
+    elif state != "done" and (waiting := waiting_rows(people)):
+        lines.append(f"{waiting:,} rows wait for an answer: svp label serve {run_dir}")
     return lines
 
 
@@ -214,6 +219,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -44,18 +44,18 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
     """How far a run is.
 
     Returns:
-        `state` (done, running, waiting for people, interrupted; workspace: made from Python), `rounds` (seed, arm,
-        round, strategy, labeled_size, picked, fingerprint of the selection), `targets` (seed, arm, labeled_size,
-        metrics; of an arm the last one is what it came to), and `people` where they label: see `labeling.progress`.
+        `state` (done, running, waiting for people, ready: they have answered, interrupted; workspace: made from
+        Python), `rounds` (seed, arm, round, strategy, labeled_size, picked, fingerprint of the selection), `targets`
+        (seed, arm, labeled_size, metrics; of an arm the last one is what it came to), and `people` where they label:
+        see `labeling.progress`.
     Raises:
         RecipeError: not a run directory.
     """
     run_dir = _run_directory(run_dir)
     rounds, targets = [], []
-    learned: dict[tuple[int, str, str], str] = {}  # seed, arm, directory of a model -> fingerprint of its labels
-    known: dict[
-        tuple[int, str, str], str
-    ] = {}  # seed, arm, fingerprint of labels -> the last round that ended with them
+    # By seed, arm, and directory of a model: fingerprint of its labels; and such: the last round that ended with them.
+    learned: dict[tuple[int, str, str], str] = {}
+    known: dict[tuple[int, str, str], str] = {}
     for path in sorted(run_dir.glob(f"seed-*/*/**/{STEP_FILE}")):
         step = read_json(path)
         parts = path.relative_to(run_dir).parts
@@ -95,10 +95,21 @@ def run_status(run_dir: str | Path) -> dict[str, Any]:
     else:
         state = "done" if is_finished(run_dir) else "running" if _is_locked(run_dir) else "interrupted"
     people = progress(LabelQueue.open(run_dir)) if is_asking(run_dir) else None
-    if people is not None and people["open"] and state == "interrupted":
-        state = "waiting"
+    if people is not None and people["requests"] and state == "interrupted":
+        state = "waiting" if waiting_rows(people) else "ready"
     found = {"run_dir": str(run_dir), "state": state, "rounds": rounds, "targets": [row for _, row in targets]}
     return found if people is None else {**found, "people": people}
+
+
+def waiting_rows(people: Mapping[str, Any]) -> int:
+    """Rows without which a run cannot go on; after a finish those of the test set alone, and no decisions.
+
+    Args:
+        people: see `labeling.progress`.
+    """
+    if people["finish_requested"] or people["stopped"]:
+        return sum(request["open"] for request in people["requests"] if request["part"] == "test")
+    return int(people["open"])
 
 
 def is_finished(run_dir: Path) -> bool:

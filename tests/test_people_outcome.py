@@ -1,20 +1,28 @@
-"""What a run that people label comes to: the rows that are shared, and the model that counts."""
+"""What a run that people label comes to, and how far it is: the rows that are shared, the model that counts."""
 
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from small_run import FASTTEXT
 from test_people import TRUTH, answer, label_all, people_recipe, play
 from toy import CLASS_NAMES, toy_rows, write_toy
+from typer.testing import CliRunner
 
+from svp_nlp.cli import app
+from svp_nlp.files import write_json
 from svp_nlp.hub.models import find_model, model_bundle
 from svp_nlp.hub.source import find_source, open_source
 from svp_nlp.labeling.answers import Answer
+from svp_nlp.labeling.queue import LabelQueue, Project
+from svp_nlp.labeling.requests import Request, Row
 from svp_nlp.predict import open_model
 from svp_nlp.report import summarize
 from svp_nlp.results import collect, run_status
+from svp_nlp.run import RECIPE_FILE
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +77,59 @@ def test_of_targets_on_as_many_labels_all_mean_the_one_that_learned_what_people_
     assert {key: run_status(tmp_path / "run")["targets"][-1][key] for key in metrics} == metrics
     [point] = summarize([collect(tmp_path / "run")]).points
     assert (point.error.mean, point.error.seeds) == (1 - metrics["accuracy"], 1)
+
+
+def asked_run(run_dir: Path) -> LabelQueue:
+    """What `svp run` leaves when it has asked for two test rows and three others."""
+    queue = LabelQueue.begin(run_dir, Project(labels=CLASS_NAMES, planned=5))
+    write_json(run_dir / RECIPE_FILE, {"mode": "active_learning"})
+    queue.ask(Request(0, "test", (Row("t0", 0, "a"), Row("t1", 1, "b"))))
+    queue.ask(Request(0, "train", (Row("r0", 2, "c"), Row("r1", 3, "d"), Row("r2", 4, "e"))))
+    return queue
+
+
+def status(run_dir: Path) -> tuple[str, str]:
+    """The state, and what is shown to people."""
+    shown = CliRunner().invoke(app, ["status", str(run_dir)])
+    assert shown.exit_code == 0, shown.output
+    return run_status(run_dir)["state"], shown.output
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_status_says_whose_turn_it_is(tmp_path):
+    queue = asked_run(tmp_path / "run")
+    state, shown = status(tmp_path / "run")
+    assert state == "waiting" and "5 rows wait for an answer: svp label serve" in shown
+    queue.add([answer(row, "music", annotator="") for row in queue.rows.values()][1:])
+    state, shown = status(tmp_path / "run")
+    assert state == "waiting" and "1 rows wait for an answer" in shown and "call `svp run" not in shown
+    assert re.search(r"\(no name\) +4 +-\n", shown) and "None" not in shown
+    queue.add([answer(queue.rows["t0"], "music")])
+    state, shown = status(tmp_path / "run")
+    assert state == "ready" and "wait for" not in shown
+    assert "all rows that were asked for have an answer: call `svp run RECIPE` again" in shown
+    queue.add([answer(queue.rows["t0"], "weather", annotator="ben")])
+    assert status(tmp_path / "run")[0] == "waiting"  # for somebody who decides
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_after_a_finish_only_the_test_rows_are_waited_for(tmp_path):
+    queue = asked_run(tmp_path / "run")
+    queue.add([answer(queue.rows["r0"], "music")])
+    queue.request_finish({})
+    state, shown = status(tmp_path / "run")
+    assert state == "waiting" and "2 rows wait for an answer" in shown
+    queue.add([answer(queue.rows[id], "music") for id in ("t0", "t1")])
+    state, shown = status(tmp_path / "run")
+    assert state == "ready" and "wait for" not in shown and "all rows" not in shown
+    assert "\ncall `svp run RECIPE` again" in shown
+    write_json(tmp_path / "run/results.json", {"finished": True})
+    state, shown = status(tmp_path / "run")
+    assert state == "done" and "svp run" not in shown
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_run_that_was_stopped_before_it_asked_has_a_status(tmp_path):
+    LabelQueue.begin(tmp_path / "run", Project(labels=CLASS_NAMES))
+    write_json(tmp_path / "run" / RECIPE_FILE, {"mode": "active_learning"})
+    assert status(tmp_path / "run")[0] == "interrupted"
