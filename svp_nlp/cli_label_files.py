@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import gc
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -134,6 +135,7 @@ def import_(
     is wrong; rows that were not asked for go to RUN/labeling/quarantine (exit code 2 unless --allow-unknown).
     """
     with command(output, verbose):
+        gc.disable()  # nothing that a file makes is garbage before the end; looking for it takes a third of the time
         from svp_nlp.labeling.importing import import_file
         from svp_nlp.labeling.queue import LabelQueue
 

@@ -140,6 +140,20 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is damaged ({error}); delete it and run again") from None
 
 
+def json_lines(data: bytes) -> Iterator[Any]:
+    """The values of JSON lines; read at once, which takes a third of the time of one after the other.
+
+    Raises:
+        ValueError: a line is no JSON; those before it have been yielded.
+    """
+    lines = data.splitlines()
+    try:
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        values = []
+    yield from values if len(values) == len(lines) else map(json.loads, lines)
+
+
 def append_line(path: Path, value: Any) -> None:
     """Append one JSON line to a log. A crash may cut the last line short; `read_lines` then leaves it out."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ a crash can leave is half a line at the end, which was not acknowledged to anybo
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from typing import Literal, TypeAlias
 import filelock
 
 from svp_nlp.errors import LabelError, RunError
-from svp_nlp.files import fault_point
+from svp_nlp.files import fault_point, json_lines
 
 Kind: TypeAlias = Literal["label", "skip", "flag", "retract", "decision"]
 KINDS: tuple[Kind, ...] = ("label", "skip", "flag", "retract", "decision")
@@ -57,7 +56,7 @@ class Answer:
             raise LabelError(f"row {self.id}: {self.kind} with the label {self.label!r}")
 
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Answer))
+_quoted = json.encoder.encode_basestring  # as `json.dumps` with ensure_ascii=False
 
 
 class JournalCut(RunError):
@@ -89,15 +88,16 @@ class Journal:
         if size < self._read_bytes:
             raise JournalCut(f"{self.path} is shorter than it was; nothing was written: call the same command again")
         added = added[: added.rfind(b"\n") + 1]  # what follows is still being written, or was cut off
-        found = []
-        for number, line in enumerate(added.splitlines(), start=len(self.answers) + 1):
-            try:
-                found.append(Answer(**json.loads(line)))
-            except (ValueError, TypeError, LabelError) as error:
-                raise RunError(
-                    f"{self.path}, line {number:,}, is no answer ({type(error).__name__}); it was changed by hand or "
-                    "the disk is failing: restore the file from a copy, or take that line out"
-                ) from None
+        found: list[Answer] = []
+        try:
+            for values in json_lines(added):
+                found.append(Answer(**values))  # one by one: how many there are says which line is damaged
+        except (ValueError, TypeError, LabelError) as error:
+            number = len(self.answers) + len(found) + 1
+            raise RunError(
+                f"{self.path}, line {number:,}, is no answer ({type(error).__name__}); it was changed by hand or "
+                "the disk is failing: restore the file from a copy, or take that line out"
+            ) from None
         self.answers += found
         self._read_bytes += len(added)
         return found
@@ -129,9 +129,14 @@ class Journal:
             RunError: the disk is full or fails; none of them is there then.
         """
         assert self._lock.is_locked, "two writers would mix their lines"
-        lines = b"".join(_line(answer) for answer in answers)
-        if not lines:
+        answers = list(answers)
+        if not answers:
             return
+        text = "".join(map(_line, answers))
+        try:
+            lines, is_whole = text.encode(), True
+        except UnicodeEncodeError:  # half a character, which no file can hold
+            lines, is_whole = text.encode("utf-8", "replace"), False
         is_new = not self.path.exists()
         try:
             with self.path.open("ab") as file:
@@ -150,14 +155,23 @@ class Journal:
             raise RunError(
                 f"{self.path}: {error.strerror or error}; the answer was not saved: mend that and send it again"
             ) from error
-        self.refresh()
+        if not is_whole:
+            self.refresh()
+            return
+        self.answers += answers
+        self._read_bytes += len(lines)
 
 
-def _line(answer: Answer) -> bytes:
-    values = {name: getattr(answer, name) for name in _FIELDS}
-    # Most have neither note nor origin.
-    values = {name: value for name, value in values.items() if value or name not in ("note", "origin")}
-    return json.dumps(values, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+def _line(answer: Answer) -> str:
+    label = "null" if answer.label is None else _quoted(answer.label)
+    # Most have neither note nor origin. By hand, for `json.dumps` takes four times as long.
+    note = f', "note": {_quoted(answer.note)}' if answer.note else ""
+    origin = f', "origin": {_quoted(answer.origin)}' if answer.origin else ""
+    return (
+        f'{{"id": {_quoted(answer.id)}, "kind": "{answer.kind}", "label": {label}, "annotator": '
+        f'{_quoted(answer.annotator)}, "time": {_quoted(answer.time)}, "source": {_quoted(answer.source)}'
+        f"{note}{origin}}}\n"
+    )
 
 
 def _write(descriptor: int, data: bytes) -> None:

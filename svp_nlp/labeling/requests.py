@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from svp_nlp.errors import RunError
-from svp_nlp.files import atomic_file
+from svp_nlp.files import atomic_file, json_lines
 
 Part: TypeAlias = Literal["train", "test"]
 _NAME = re.compile(r"(\d{4,})-(train|test)\.jsonl")
@@ -72,15 +72,14 @@ def read_requests(directory: Path, *, skip: Collection[str] = ()) -> Iterator[Re
     for round, part, path in sorted((int(match[1]), match[2], path) for match, path in found):
         if path.stem in skip:
             continue
-        rows = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-            try:
-                values = json.loads(line)
-                values["suggestions"] = tuple((label, float(share)) for label, share in values["suggestions"])
+        rows: list[Row] = []
+        try:
+            for values in json_lines(path.read_bytes()):
+                values["suggestions"] = tuple([(label, float(share)) for label, share in values["suggestions"]])
                 rows.append(Row(**values))
-            except (ValueError, TypeError, KeyError) as error:
-                raise RunError(
-                    f"{path}, line {number:,}, is no request ({type(error).__name__}); remove the file and run "
-                    "`svp run` again: it is written anew, and no answer is lost"
-                ) from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(
+                f"{path}, line {len(rows) + 1:,}, is no request ({type(error).__name__}); remove the file and run "
+                "`svp run` again: it is written anew, and no answer is lost"
+            ) from None
         yield Request(round, "test" if part == "test" else "train", tuple(rows))

@@ -79,6 +79,10 @@ def resolve(row: RowAnswers | None, *, policy: Policy, answers_per_row: int = 1)
         return Resolution(status, row.decision.label, row.decision.annotator, row.decision.source)
     if len(row.by_annotator) < answers_per_row:
         return _OPEN
+    if len(row.by_annotator) == 1:
+        [only] = row.by_annotator.values()
+        if only.label is not None:  # by far the most: nothing to count
+            return Resolution("labelled", only.label, only.annotator, only.source)
     votes = row.votes
     if not votes:
         flagged = any(answer.kind == "flag" for answer in row.by_annotator.values())

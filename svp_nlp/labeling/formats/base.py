@@ -61,7 +61,7 @@ def read_text(path: Path) -> str:
             f"{path} is not {name} (line {line:,}, byte {error.start:,}); save it as CSV UTF-8, or convert it: "
             f"iconv -f cp1252 -t utf-8 {path.name} > utf8-{path.name}"
         ) from None
-    if not text.strip():
+    if not text or text.isspace():
         raise LabelError(f"{path} is empty; expected rows with svp_id or text, and label")
     return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,9 @@ HEADER = (*COLUMNS, "kind", "note", "suggestion")
 _READ = ("svp_id", "label", "text", "annotator", "timestamp", "source", "round", "kind", "note", "image")
 _DELIMITERS = (",", ";", "\t")
 _ESCAPE = "'"
+_BETWEEN = "\0"
+_STARTS_WITH_ESCAPE = f"{_BETWEEN}{_ESCAPE}"
+_LONGEST_HEADER = 1_000_000  # characters: of all of a large file, a copy would be made
 # What begins a formula; the wide ones do so where Excel speaks Japanese or Chinese (OWASP, CSV injection).
 _ESCAPED = frozenset("=+-@\t\r\n" + "\uff1d\uff0b\uff0d\uff20" + _ESCAPE)
 # Ids and classes of which a spreadsheet makes other ones: 007, 1.10, 12345678901234567, 1e5, 3-4, TRUE.
@@ -91,7 +95,7 @@ def read_cells(text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
 
 def _header(text: str, delimiter: str) -> list[str]:
     with _long_cells():
-        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+        names = next(csv.reader(io.StringIO(text[:_LONGEST_HEADER], newline=""), delimiter=delimiter), [])
     return [name.strip().lower() for name in names]
 
 
@@ -111,16 +115,15 @@ def parse(text: str) -> list[LabelRow]:
     if not {"svp_id", "text"} & {*header} or not {"label", "kind"} & {*header}:
         raise missing
     wanted = itemgetter(*(header.index(name) if name in header else len(header) for name in _READ))
-    rows = []
+    rows, round_of = [], functools.cache(as_round)  # few rounds, many rows
     for line, values in cells:
-        id, label, *others = wanted([*values, ""])
-        text, annotator, timestamp, source, round, kind, note, image = [
-            unescape(cell) if cell.startswith(_ESCAPE) else cell for cell in others
-        ]
-        id, label = [unescape_id(cell) if cell.startswith(_ESCAPE) else cell for cell in (id, label)]
+        found = wanted([*values, ""])
+        if _STARTS_WITH_ESCAPE in _BETWEEN + _BETWEEN.join(found):  # once a row, for most have none
+            found = (*map(unescape_id, found[:2]), *map(unescape, found[2:]))
+        id, label, text, annotator, timestamp, source, round, kind, note, image = found
         rows.append(
             LabelRow(
-                id, text, label, annotator, timestamp, source, as_round(round), kind, note, image, at=f"line {line}"
+                id, text, label, annotator, timestamp, source, round_of(round), kind, note, image, at=f"line {line}"
             )
         )
     if "label" not in header and not any(row.kind.strip() for row in rows):
