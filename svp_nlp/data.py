@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,11 @@ def pool_ref(spec: PoolSpec, *, revision: str | None = None) -> PoolRef:
 
 
 def open_data(
-    recipe: Recipe, revisions: Mapping[str, str | None] | None = None, *, seeds: LabelSet | None = None
+    recipe: Recipe,
+    revisions: Mapping[str, str | None] | None = None,
+    *,
+    seeds: LabelSet | None = None,
+    check_pool: Callable[[Pool], None] = lambda pool: None,
 ) -> Data:
     """Open everything that a recipe names, and check it.
 
@@ -72,12 +76,14 @@ def open_data(
         recipe: a branch or tag in it is asked for once, also where pool, test and dev all name it.
         revisions: `Data.revisions` of an earlier call, which are then read again whatever the branches name now.
         seeds: `Data.seeds` of an earlier call, whatever their file holds now.
+        check_pool: called before anything is made of the pool.
     Raises:
         PoolError: something cannot be opened or read, or test texts are in the pool as well.
         LabelError: wrong labels, or fewer than two classes.
     """
     commits = _Commits(revisions or {})
     pool = commits.open(recipe.pool, "pool")
+    check_pool(pool)
     warnings = pool.check.lines()[1:]
     labels, counts, test_positions = None, None, None
     if recipe.by_people:

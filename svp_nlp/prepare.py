@@ -10,15 +10,16 @@ from typing import Any
 from svp_nlp.arms import arms_of
 from svp_nlp.data import Data, open_data
 from svp_nlp.engines import Engine
-from svp_nlp.errors import ModelError, RecipeError
-from svp_nlp.files import read_json, sha256_file
+from svp_nlp.errors import ModelError, PoolError, RecipeError
+from svp_nlp.files import read_json, sha256_file, write_json
 from svp_nlp.hub.publish import Publisher
 from svp_nlp.labeling.seeds import SEEDS, SEEDS_FILE, kept_seeds
 from svp_nlp.labels import LabelSet
 from svp_nlp.models.base import LearnerSpec
+from svp_nlp.pool import Pool
 from svp_nlp.ranks import current_launch
 from svp_nlp.recipe import Recipe
-from svp_nlp.run import STEP_FILE, Run
+from svp_nlp.run import RECIPE_FILE, STEP_FILE, Run
 from svp_nlp.strategy_checks import check_start, check_strategy
 from svp_nlp.strategy_spec import SEALSSpec, StrategySpec, arm_name
 from svp_nlp.tracking import check_trackers
@@ -29,6 +30,7 @@ _ROLES = ("proxy", "target")
 _ENCODER, _START_ENCODER = "strategies.{}.reduce.encoder", "start.encoder"
 _MODELS = "models"  # the step that keeps their commits
 _POOLS = "pools"  # the same for pool, test and dev set
+_CONTENT_FILE = "content.json"  # in that step: what the pool held when the run began
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def prepare(recipe: Recipe, engine: Engine, *, run_dir: Path | None) -> Prepared
         HubRefused: what is to be published cannot be: no token, no right, another kind of repository.
         RecipeError: a package is missing, a cluster or a model cannot be reached or does not exist, or an encoder
             would be refreshed at more labels than there ever are.
+        PoolError: the pool is not the one that the run began with.
         SVPError: the data cannot be used, or a strategy has too few rows; see `open_data`, `Recipe.resolve_sizes` and
             `check_strategy`.
     """
@@ -58,7 +61,12 @@ def prepare(recipe: Recipe, engine: Engine, *, run_dir: Path | None) -> Prepared
     publisher = _publisher(recipe, run_dir)
     _check_engine(recipe, engine)
     commits = _commits(recipe, run_dir)
-    data = open_data(recipe, _kept(run_dir, _POOLS), seeds=kept_seeds(run_dir))
+    data = open_data(
+        recipe,
+        _kept(run_dir, _POOLS),
+        seeds=kept_seeds(run_dir),
+        check_pool=lambda pool: _check_pool(pool, recipe, run_dir),
+    )
     data = _warn_of_seeds(recipe, data, run_dir)
     available = int(data.available_N.sum())
     sizes = recipe.resolve_sizes(available)
@@ -73,7 +81,7 @@ def pin(recipe: Recipe, run: Run, prepared: Prepared) -> tuple[Recipe, Prepared]
     Returns:
         the recipe with one commit of each model, and the data as all processes read them.
     """
-    revisions = run.step(_POOLS, {}, lambda path: prepared.data.revisions).output
+    revisions = run.step(_POOLS, {}, lambda path: _keep_pools(prepared.data, path)).output
     if len(prepared.data.seeds):
         run.step(SEEDS, {}, lambda path: _keep_seeds(recipe, prepared.data.seeds, path))
     if revisions != prepared.data.revisions:  # somebody pushed between the looks of two processes of a launch
@@ -86,6 +94,32 @@ def _kept(run_dir: Path | None, step: str) -> dict[str, str | None] | None:
         return None
     found: dict[str, str | None] = read_json(run_dir / step / STEP_FILE)["output"]
     return found
+
+
+def _keep_pools(data: Data, path: Path) -> dict[str, str | None]:
+    write_json(path / _CONTENT_FILE, {"rows": len(data.pool), "fingerprint": data.pool.fingerprint})
+    return data.revisions
+
+
+def _check_pool(pool: Pool, recipe: Recipe, run_dir: Path | None) -> None:
+    """Raises: PoolError: the files of the pool, to whose rows the run refers by position, hold others by now."""
+    if run_dir is None or not (run_dir / _POOLS / _CONTENT_FILE).exists():
+        return
+    if read_json(run_dir / RECIPE_FILE)["pool"] != recipe.meaning["pool"]:
+        return  # another recipe: `open_run` tells
+    before = read_json(run_dir / _POOLS / _CONTENT_FILE)
+    if pool.fingerprint == before["fingerprint"]:
+        return
+    keep = (
+        f", with what is labelled as oracle.seed_labels: svp label export {run_dir} --to csv --all"
+        if recipe.by_people
+        else ""
+    )
+    raise PoolError(
+        f"{pool.ref.path} [{pool.ref.split}] is not the pool that {run_dir} began with: found {len(pool):,} rows that "
+        f"hash to {pool.fingerprint[:12]}..., expected {before['rows']:,} that hash to {before['fingerprint'][:12]}...;"
+        f" restore it, or begin in a new run directory (--run-dir){keep}"
+    )
 
 
 def _keep_seeds(recipe: Recipe, seeds: LabelSet, path: Path) -> dict[str, Any]:

@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from small_run import FASTTEXT
-from test_people import TRUTH, answer, label_all, people_recipe, play
+from small_run import FASTTEXT, small_recipe
+from test_people import TRUTH, answer, label_all, people_recipe, play, run
 from toy import CLASS_NAMES, toy_rows, write_toy
 from typer.testing import CliRunner
 
 from svp_nlp.cli import app
+from svp_nlp.errors import PoolError, RunRefused, WaitingForLabels
 from svp_nlp.files import write_json
 from svp_nlp.hub.models import find_model, model_bundle
 from svp_nlp.hub.source import find_source, open_source
@@ -133,3 +134,30 @@ def test_a_run_that_was_stopped_before_it_asked_has_a_status(tmp_path):
     LabelQueue.begin(tmp_path / "run", Project(labels=CLASS_NAMES))
     write_json(tmp_path / "run" / RECIPE_FILE, {"mode": "active_learning"})
     assert status(tmp_path / "run")[0] == "interrupted"
+
+
+@pytest.mark.parametrize("by_people", [True, False])
+def test_a_pool_that_changed_is_told_before_anything_else(tmp_path, by_people):
+    pool = write_toy(tmp_path / "toy.csv")
+    changes = {"test": None, "target": None, "labeled_sizes": [40]}
+    made = people_recipe if by_people else small_recipe
+    recipe = made(pool, **changes)
+    if by_people:
+        with pytest.raises(WaitingForLabels):
+            run(recipe, tmp_path / "run")
+    else:
+        run(recipe, tmp_path / "run")
+    lines = pool.read_text(encoding="utf-8").splitlines(keepends=True)
+    pool.write_text("".join(lines[:31]), encoding="utf-8")  # too few rows for the recipe as well
+    with pytest.raises(PoolError, match=r"toy.csv \[train\] is not the pool that .*run began with") as told:
+        run(recipe, tmp_path / "run")
+    assert told.value.exit_code == 2 and "found 30 rows" in str(told.value) and "expected 200" in str(told.value)
+    assert ("svp label export" in str(told.value)) == by_people
+    with pytest.raises(RunRefused, match=r"another recipe: pool\.path"):
+        run(made(write_toy(tmp_path / "other.csv", rows=100), **changes), tmp_path / "run")
+    pool.write_text("".join(lines), encoding="utf-8")
+    if by_people:
+        with pytest.raises(WaitingForLabels):
+            run(recipe, tmp_path / "run")
+    else:
+        run(recipe, tmp_path / "run")
