@@ -68,6 +68,7 @@ def export(
     somebody should look at it (say why under `note`). Then: svp label import RUN FILE.
     """
     with command(output, verbose):
+        gc.disable()  # as in `import_`
         from svp_nlp.labeling.exporting import content, export_file, export_rows
         from svp_nlp.labeling.formats import format_named
         from svp_nlp.labeling.queue import LabelQueue
