@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import gc
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from svp_nlp.console import Format as OutputFormat
-from svp_nlp.console import FormatOption, VerboseOption, command, show
+from svp_nlp.console import FormatOption, VerboseOption, command, show, without_gc
 from svp_nlp.errors import RecipeError
 
 
@@ -67,8 +66,7 @@ def export(
     Put the class into the column `label`; an empty cell means not yet, [skip] that nobody can tell, [flag] that
     somebody should look at it (say why under `note`). Then: svp label import RUN FILE.
     """
-    with command(output, verbose):
-        gc.disable()  # as in `import_`
+    with command(output, verbose), without_gc():
         from svp_nlp.labeling.exporting import content, export_file, export_rows
         from svp_nlp.labeling.formats import format_named
         from svp_nlp.labeling.queue import LabelQueue
@@ -135,8 +133,7 @@ def import_(
     [flag] in its place, or skip and flag in a column `kind`, are answers. Nothing is imported while a row of the file
     is wrong; rows that were not asked for go to RUN/labeling/quarantine (exit code 2 unless --allow-unknown).
     """
-    with command(output, verbose):
-        gc.disable()  # nothing that a file makes is garbage before the end; looking for it takes a third of the time
+    with command(output, verbose), without_gc():
         from svp_nlp.labeling.importing import import_file
         from svp_nlp.labeling.queue import LabelQueue
 

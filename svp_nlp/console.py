@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import gc
 import json
 import logging
 import os
@@ -62,6 +63,20 @@ def _start_logging(output: Format, verbose: bool) -> None:
         # Read by datasets and huggingface_hub when they are imported, which is later.
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@contextlib.contextmanager
+def without_gc() -> Iterator[None]:
+    """For a short command that makes a million objects, none of them garbage before the end: looking for it took a
+    third of its time.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @contextlib.contextmanager
