@@ -20,7 +20,7 @@ from svp_nlp.cli_hub import pull, push
 from svp_nlp.cli_label import label_app
 from svp_nlp.cli_predict import predict
 from svp_nlp.cli_reproduce import reproduce
-from svp_nlp.console import Format, FormatOption, VerboseOption, command, print_json, show
+from svp_nlp.console import Format, FormatOption, VerboseOption, command, print_json, show, without_gc
 from svp_nlp.errors import RecipeError
 from svp_nlp.files import safe_name
 from svp_nlp.recipe_yaml import find_recipe, recipes_directory, shipped_recipes
@@ -170,7 +170,7 @@ def status(
     verbose: VerboseOption = False,
 ) -> None:
     """How far a run is, with the fingerprint of each selection."""
-    with command(output, verbose):
+    with command(output, verbose), without_gc():
         from svp_nlp.results import run_status
 
         found = run_status(run_dir)

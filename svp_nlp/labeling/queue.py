@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from svp_nlp.columns import closest
 from svp_nlp.errors import LabelError, RecipeError
 from svp_nlp.files import read_json, write_json, write_text
 from svp_nlp.labeling.answers import Answer, Journal
@@ -189,6 +188,8 @@ class LabelQueue:
             raise LabelError(f"{self.run_dir}: rows that were not asked for: {', '.join(rows[:_SHOWN])}{more}")
         wrong = self.unknown_labels(answer.label for answer in answers if answer.label is not None)
         if wrong:
+            from svp_nlp.columns import closest  # with numpy and pyarrow, half a second of `svp status`
+
             told = [f"{label!r}{closest(label, self.classes)}" for label in wrong[:_SHOWN]]
             known = ", ".join(map(repr, self.classes[:_SHOWN])) + (", ..." if len(self.classes) > _SHOWN else "")
             or_else = "" if self.project.new_classes == "extend" else ", or begin a run with oracle.new_classes: extend"
