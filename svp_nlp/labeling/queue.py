@@ -22,7 +22,7 @@ from svp_nlp.files import read_json, write_json, write_text
 from svp_nlp.labeling.answers import Answer, Journal
 from svp_nlp.labeling.requests import Request, Row, read_requests, write_request
 from svp_nlp.labeling.resolve import Policy, Resolution, RowAnswers, Status, resolve
-from svp_nlp.run import disk_errors
+from svp_nlp.run import STEP_FILE, disk_errors
 
 DIRECTORY = "labeling"
 AFTER_THE_END = (
@@ -257,7 +257,7 @@ class LabelQueue:
         """
         self.refresh()
         rows = (row for request in self.requests if request.part == "train" for row in request.rows)
-        has_seeds = (self.run_dir / "seeds").exists()
+        has_seeds = (self.run_dir / "seeds" / STEP_FILE).exists()
         if not has_seeds and not any(self.resolution(row.id).status == "labelled" for row in rows):
             raise LabelError(f"{self.run_dir}: no row is labelled yet, so there is nothing to finish with; label some")
         with disk_errors(self.run_dir):
