@@ -53,7 +53,8 @@ def safe_name(name: str, what: str = "name") -> str:
     return name
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Have what a file or directory holds on disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -73,9 +74,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield tmp
         fault_point()
-        _fsync(tmp)
+        fsync(tmp)
         tmp.replace(path)
-        _fsync(path.parent)
+        fsync(path.parent)
     except BaseException:
         tmp.unlink(missing_ok=True)
         raise
@@ -94,13 +95,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         yield tmp
         fault_point()
         for file in sorted(tmp.rglob("*")):
-            _fsync(file)
-        _fsync(tmp)
+            fsync(file)
+        fsync(tmp)
         if path.exists():
             old = _tmp_beside(path)
             path.replace(old)
         tmp.replace(path)
-        _fsync(path.parent)
+        fsync(path.parent)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         if old is not None and not path.exists():

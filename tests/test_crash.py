@@ -29,7 +29,7 @@ def one_thread():
 @pytest.fixture
 def no_fsync(monkeypatch):
     """A process that dies does not lose what it wrote; only a machine does. A fsync costs 20 ms here."""
-    monkeypatch.setattr(files, "_fsync", lambda path: None)
+    monkeypatch.setattr(files, "fsync", lambda path: None)
 
 
 @pytest.fixture(scope="module")

@@ -356,7 +356,7 @@ def test_any_history_of_files_and_of_the_page_is_as_if_each_change_came_once(tmp
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_at_any_write_no_label_is_lost_and_none_is_there_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_fsync", lambda path: None)  # a process that dies loses nothing that it wrote
+    monkeypatch.setattr(files, "fsync", lambda path: None)  # a process that dies loses nothing that it wrote
     monkeypatch.setattr(journal, "_write", byte_by_piece)
     reached = 0
     for at in range(1, 50):
@@ -399,7 +399,7 @@ def import_in_child(run_dir: Path, path: Path, at: int) -> int:
 
 
 def test_a_full_disk_at_any_write_is_said_and_the_next_import_has_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_fsync", lambda path: None)
+    monkeypatch.setattr(files, "fsync", lambda path: None)
     monkeypatch.setattr(journal, "_write", byte_by_piece)
     queue = make_queue(tmp_path / "run")
     path = write(tmp_path / "file", [*labelled(queue), LabelRow("other", "x", "bug")])

@@ -41,7 +41,7 @@ def one_thread():
 def quick():
     """A process that dies loses nothing that it wrote; and a report without its picture is as good here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_fsync", lambda path: None)
+        patch.setattr(files, "fsync", lambda path: None)
         patch.setattr("svp_nlp.report.learning_curve", lambda summary: b"a picture")
         yield
 

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import filelock
 
 from svp_nlp.errors import LabelError, RunError
-from svp_nlp.files import fault_point, json_lines
+from svp_nlp.files import fault_point, fsync, json_lines
 
 Kind: TypeAlias = Literal["label", "skip", "flag", "retract", "decision"]
 KINDS: tuple[Kind, ...] = ("label", "skip", "flag", "retract", "decision")
@@ -150,7 +150,7 @@ class Journal:
                         file.truncate(self._read_bytes)
                     raise
             if is_new:
-                _fsync_directory(self.path.parent)
+                fsync(self.path.parent)
         except OSError as error:
             raise RunError(
                 f"{self.path}: {error.strerror or error}; the answer was not saved: mend that and send it again"
@@ -180,11 +180,3 @@ def _write(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
         if view:
             fault_point()
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
