@@ -144,11 +144,9 @@ def test_two_tabs_and_two_annotators_never_answer_one_row_twice(tmp_path, visito
         ben = visitor(url, "ben")
         shows(ben, "row-2")
         expect(ben.locator("#people")).to_have_text("with ann")
-        for page in (first, second, ben):
+        for page, following in ((first, "row-3"), (second, "row-4"), (ben, "row-5")):
             press(page, "1")
-        shows(first, "row-3")
-        shows(second, "row-4")
-        shows(ben, "row-5")
+            shows(page, following)
         LabelQueue.open(run).add([answer("row-3", "kitchen", "ann")])  # in a file meanwhile
         press(first, "1")
         shows(first, None)
