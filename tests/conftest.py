@@ -51,8 +51,8 @@ for name in (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2 --dist loadgroup`: a file stays on one worker, which makes its fixtures once; and so do all tests whose
-    processes wait for each other, for four of them on two cores take far longer than twice two.
+    """With `-n 2 --dist loadgroup`: a file stays on one worker, which makes its fixtures once; and so do all tests
+    whose processes wait for each other, for four of them on two cores take far longer than twice two.
     """
     for item in items:
         group = "ranks" if item.path.parent.name == "distributed" else str(item.path)
