@@ -37,7 +37,7 @@ demo: install
 	$(BIN)/svp run recipes/demo/active_fasttext_vdcnn.yaml --run-dir runs/demo
 
 test: install js-client
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 # Never fails: the one test that needs it says that it was skipped.
 js-client: install

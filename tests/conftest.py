@@ -50,15 +50,6 @@ for name in (
     os.environ.pop(name, None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2 --dist loadgroup`: a file stays on one worker, which makes its fixtures once; and so do all tests
-    whose processes wait for each other, for four of them on two cores take far longer than twice two.
-    """
-    for item in items:
-        group = "ranks" if item.path.parent.name == "distributed" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def hub_socket() -> socket.socket:
     """The bound loopback socket that HF_ENDPOINT names; tests/hub serves on it."""
